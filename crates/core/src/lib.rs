@@ -1,0 +1,18 @@
+//! The words of the domain: tensors, signatures, servables, routes, status.
+//!
+//! Nothing here knows a socket, a protobuf message or Python.
+
+pub mod dtype;
+pub mod limits;
+pub mod predict;
+pub mod routes;
+pub mod servable;
+pub mod signature;
+pub mod status;
+pub mod tensor;
+
+pub use dtype::DataType;
+pub use limits::Limits;
+pub use signature::{Endpoint, Signature, Slot};
+pub use status::{Code, Status};
+pub use tensor::{Shape, Tensor};

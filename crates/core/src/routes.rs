@@ -1,0 +1,214 @@
+//! Which servable answers a request: an immutable table, replaced as a whole.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::servable::Servable;
+use crate::status::Status;
+
+/// Which version a request wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// The highest one that is loaded.
+    #[default]
+    Latest,
+    Version(i64),
+    Label(String),
+}
+
+/// Whom a request is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelSpec {
+    pub name: String,
+    pub choice: Choice,
+    /// Empty for `serving_default`.
+    pub signature_name: String,
+}
+
+/// Where a version stands, numbered as `ModelVersionStatus.State`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum State {
+    Start = 10,
+    Loading = 20,
+    Available = 30,
+    Unloading = 40,
+    End = 50,
+}
+
+const STATES: [(State, &str); 5] = [
+    (State::Start, "START"),
+    (State::Loading, "LOADING"),
+    (State::Available, "AVAILABLE"),
+    (State::Unloading, "UNLOADING"),
+    (State::End, "END"),
+];
+
+impl State {
+    pub fn from_name(name: &str) -> Option<Self> {
+        STATES.iter().find(|(_, known)| *known == name).map(|(state, _)| *state)
+    }
+
+    pub fn name(self) -> &'static str {
+        STATES[self as usize / 10 - 1].1
+    }
+}
+
+/// What is known of one version.
+#[derive(Clone)]
+pub struct VersionStatus {
+    pub state: State,
+    /// Why it ended, if something went wrong.
+    pub error: Option<Status>,
+    /// There while requests may reach it.
+    pub servable: Option<Arc<Servable>>,
+}
+
+#[derive(Clone, Default)]
+pub struct ModelRoutes {
+    pub versions: BTreeMap<i64, VersionStatus>,
+    pub labels: HashMap<String, i64>,
+}
+
+/// The table of one moment.
+#[derive(Clone, Default)]
+pub struct Routes {
+    pub models: HashMap<String, ModelRoutes>,
+}
+
+impl Routes {
+    /// The servable for a request; the `Arc` keeps it loaded until the request is done.
+    ///
+    /// `INVALID_ARGUMENT` for an empty name or unknown label, `NOT_FOUND` where nothing is loaded.
+    pub fn resolve(&self, name: &str, choice: &Choice) -> Result<Arc<Servable>, Status> {
+        if name.is_empty() {
+            return Err(Status::invalid_argument("ModelSpec has no name specified."));
+        }
+        let model = self.models.get(name);
+        let version = match choice {
+            Choice::Latest => {
+                let highest =
+                    model.and_then(|model| model.versions.values().rev().find_map(|version| version.servable.as_ref()));
+                return highest
+                    .cloned()
+                    .ok_or_else(|| Status::not_found(format!("Servable not found for request: Latest({name})")));
+            }
+            Choice::Version(version) => *version,
+            Choice::Label(label) => *model
+                .and_then(|model| model.labels.get(label))
+                .ok_or_else(|| Status::invalid_argument(format!("Unrecognized servable version label: {label}")))?,
+        };
+        model
+            .and_then(|model| model.versions.get(&version))
+            .and_then(|version| version.servable.clone())
+            .ok_or_else(|| Status::not_found(format!("Servable not found for request: Specific({name}, {version})")))
+    }
+
+    /// What is known of one version, or of all, newest first. `NOT_FOUND` if that is nothing.
+    pub fn status(&self, name: &str, version: Option<i64>) -> Result<Vec<(i64, &VersionStatus)>, Status> {
+        let versions = self.models.get(name).map(|model| &model.versions);
+        if let Some(version) = version {
+            let known = versions.and_then(|versions| versions.get(&version));
+            return known
+                .map(|status| vec![(version, status)])
+                .ok_or_else(|| Status::not_found(format!("Could not find version {version} of model {name}")));
+        }
+        match versions {
+            Some(versions) if !versions.is_empty() => {
+                Ok(versions.iter().rev().map(|(version, status)| (*version, status)).collect())
+            }
+            _ => Err(Status::not_found(format!("Could not find any versions of model {name}"))),
+        }
+    }
+}
+
+/// The table in force. Readers never wait; a replaced table lives until its last reader is done.
+#[derive(Default)]
+pub struct RouteTable(ArcSwap<Routes>);
+
+impl RouteTable {
+    pub fn publish(&self, routes: Routes) {
+        self.0.store(Arc::new(routes));
+    }
+
+    pub fn current(&self) -> impl std::ops::Deref<Target = Arc<Routes>> {
+        self.0.load()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::servable::{Description, Placement, Session};
+    use crate::signature::Endpoint;
+    use crate::status::Code;
+    use crate::tensor::Tensor;
+
+    struct Nothing;
+
+    impl Session for Nothing {
+        fn run(&self, _: &[(Endpoint, Tensor)], _: &[Endpoint], _: Placement) -> Result<Vec<Tensor>, Status> {
+            Ok(Vec::new())
+        }
+    }
+
+    fn routes() -> Routes {
+        let loaded = |version| VersionStatus {
+            state: State::Available,
+            error: None,
+            servable: Some(Arc::new(Servable::new(
+                "m".into(),
+                version,
+                Description::default(),
+                Vec::new(),
+                Box::new(Nothing),
+            ))),
+        };
+        let failed = VersionStatus { state: State::End, error: Some(Status::internal("broken")), servable: None };
+        let versions = BTreeMap::from([(1, loaded(1)), (2, loaded(2)), (3, failed)]);
+        let labels = HashMap::from([("stable".to_owned(), 1), ("gone".to_owned(), 3)]);
+        Routes { models: HashMap::from([("m".to_owned(), ModelRoutes { versions, labels })]) }
+    }
+
+    #[test]
+    fn requests_reach_the_version_they_ask_for() {
+        let label = |label: &str| Choice::Label(label.to_owned());
+        let cases = [
+            ("m", Choice::Latest, Ok(2)),
+            ("m", Choice::Version(1), Ok(1)),
+            ("m", label("stable"), Ok(1)),
+            ("m", Choice::Version(3), Err((Code::NotFound, "Servable not found for request: Specific(m, 3)"))),
+            ("m", label("gone"), Err((Code::NotFound, "Servable not found for request: Specific(m, 3)"))),
+            ("m", label("x"), Err((Code::InvalidArgument, "Unrecognized servable version label: x"))),
+            ("n", label("x"), Err((Code::InvalidArgument, "Unrecognized servable version label: x"))),
+            ("n", Choice::Latest, Err((Code::NotFound, "Servable not found for request: Latest(n)"))),
+            ("", Choice::Latest, Err((Code::InvalidArgument, "ModelSpec has no name specified."))),
+        ];
+        let routes = routes();
+        for (name, choice, wanted) in cases {
+            let got = routes.resolve(name, &choice).map(|servable| servable.version());
+            assert_eq!(got, wanted.map_err(|(code, message)| Status::new(code, message)), "{name} {choice:?}");
+        }
+    }
+
+    #[test]
+    fn status_tells_of_ended_versions_too() {
+        let routes = routes();
+        let all: Vec<i64> = routes.status("m", None).expect("known").iter().map(|(version, _)| *version).collect();
+        assert_eq!(all, [3, 2, 1]);
+        assert!(routes.status("m", Some(9)).is_err());
+        assert!(routes.status("n", None).is_err());
+    }
+
+    #[test]
+    fn a_request_in_flight_keeps_its_version() {
+        let table = RouteTable::default();
+        table.publish(routes());
+        let held = table.current().resolve("m", &Choice::Latest).expect("loaded");
+        table.publish(Routes::default());
+        assert!(table.current().resolve("m", &Choice::Latest).is_err());
+        assert_eq!(Arc::strong_count(&held), 1, "only the request holds it now");
+    }
+}

@@ -1,0 +1,85 @@
+"""Values that travel between the parts of the control plane, and across to the engine."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from servable._engine import Servable
+
+
+class State(enum.Enum):
+    """Where a version stands, as `GetModelStatus` tells it."""
+
+    START = "START"
+    LOADING = "LOADING"
+    AVAILABLE = "AVAILABLE"
+    UNLOADING = "UNLOADING"
+    END = "END"
+
+
+@dataclass(frozen=True)
+class VersionRoute:
+    """One version of a model, as requests and status questions find it."""
+
+    version: int
+    state: str
+    """Name of a `State`."""
+    error_code: str = "OK"
+    error_message: str = ""
+    servable: Servable | None = None
+    """There while requests may reach it."""
+
+
+@dataclass(frozen=True)
+class ModelRoutes:
+    """All that is known of one model."""
+
+    versions: Sequence[VersionRoute]
+    labels: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SessionSpec:
+    """How a SavedModel is to be loaded."""
+
+    tags: Sequence[str] = ("serve",)
+    config: bytes = b""
+    """A serialised `tensorflow.ConfigProto`."""
+
+
+@dataclass(frozen=True)
+class LimitSpec:
+    """Hard limits on what the network may ask for; `None` where the engine's default is to hold."""
+
+    max_message_bytes: int | None = None
+    max_body_bytes: int | None = None
+    max_decompressed_bytes: int | None = None
+    max_json_depth: int | None = None
+    max_tensor_elements: int | None = None
+    max_output_bytes: int | None = None
+    max_connections: int | None = None
+
+
+@dataclass(frozen=True)
+class ServerSpec:
+    """What the engine listens on and how it answers."""
+
+    grpc_address: str | None = None
+    """`host:port`; port 0 takes a free one."""
+    grpc_socket_path: str | None = None
+    rest_address: str | None = None
+    rest_timeout_ms: int | None = 30_000
+    """Longest run of a REST request; `None` for no limit."""
+    cors: bool = False
+    check_method_names: bool = False
+    tensor_content: bool = False
+    """Predict answers over gRPC carry `tensor_content` instead of typed values."""
+    health_service: bool = False
+    metrics_path: str | None = None
+    max_threads: int | None = None
+    """Most runs at a time outside the network threads; `None` for the engine's default."""
+    limits: LimitSpec = field(default_factory=LimitSpec)
