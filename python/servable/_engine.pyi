@@ -3,7 +3,7 @@
 Everything here is thread-safe. A method that waits lets other Python threads run meanwhile.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import final
 
 from servable.types import ModelRoutes, ServerSpec, SessionSpec

@@ -60,6 +60,7 @@ class LimitSpec:
     max_decompressed_bytes: int | None = None
     max_json_depth: int | None = None
     max_tensor_elements: int | None = None
+    max_repeated_bytes: int | None = None
     max_output_bytes: int | None = None
     max_connections: int | None = None
 

@@ -1,1 +1,25 @@
+//! The Python module `servable._engine`. What crosses is in `python/servable/_engine.pyi`, and nothing else does.
 
+mod error;
+mod messages;
+mod runtime;
+mod server;
+
+use pyo3::prelude::*;
+
+#[pymodule(gil_used = false)]
+mod _engine {
+    use super::*;
+
+    #[pymodule_export]
+    use super::messages::{decode_message, encode_json, encode_text, read_saved_model};
+    #[pymodule_export]
+    use super::runtime::{Runtime, Servable};
+    #[pymodule_export]
+    use super::server::{ControlCall, Server};
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        error::add_to(module)
+    }
+}

@@ -1,1 +1,14 @@
+//! Listeners and handlers: gRPC and REST. Handlers only translate; what they ask for is in `core`.
 
+mod app;
+mod control;
+mod grpc;
+mod health;
+mod listen;
+mod metrics;
+mod rest;
+mod server;
+
+pub use app::Settings;
+pub use control::ControlCall;
+pub use server::{Ports, Server, Snapshot};

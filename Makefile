@@ -1,0 +1,68 @@
+# What people run, what hooks run, what CI runs. `make help` lists it.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Outside the checkout, so that a fresh clone need not build everything anew.
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/servable/target
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+RUST_SOURCES := $(shell find crates proto -type f) Cargo.toml Cargo.lock
+ENGINE := $(VENV)/.engine
+TOOLS := $(VENV)/.tools
+
+.PHONY: help install demo test test-rust test-python test-compat check format bench wheel clean
+
+help: ## List what there is
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+install: $(ENGINE) ## Make .venv with the console scripts servable and tensorflow_model_server
+
+$(TOOLS): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/pip install --quiet --group dev
+	$(BIN)/pip install --quiet --no-deps tensorflow-serving-api
+	touch $@
+
+$(ENGINE): $(TOOLS) $(RUST_SOURCES)
+	@command -v cargo >/dev/null || { echo 'Rust is needed: install it from https://rustup.rs'; exit 1; }
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --quiet
+	touch $@
+
+demo: install ## Serve the bundled models on 8500 (gRPC) and 8501 (REST)
+	$(BIN)/servable demo
+
+test: test-rust test-python ## All tests
+
+test-rust:
+	cargo test --workspace --locked --quiet
+
+test-python: install
+	$(BIN)/pytest
+
+test-compat: install ## End-to-end tests on the oldest and the newest TensorFlow
+	PYTHON=$(PYTHON) tools/test_compat.sh
+
+check: install ## Format, lint, types, licences
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	if cargo deny --version >/dev/null 2>&1; then cargo deny check; else tools/check_licences.sh; fi
+	$(BIN)/ruff format --check python tests tools benches
+	$(BIN)/ruff check python tests tools benches
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest servable._engine --allowlist tests/boundary/stub_allowlist.txt
+
+format: install ## Put everything into shape
+	cargo fmt --all
+	$(BIN)/ruff check --fix python tests tools benches
+	$(BIN)/ruff format python tests tools benches
+
+bench: install ## Measure speed, as ratios to a native gRPC echo
+	$(BIN)/python benches/run.py
+
+wheel: $(TOOLS) ## Build the abi3 wheel into dist/
+	$(BIN)/maturin build --release --locked --out dist
+
+clean: ## Remove what was built here
+	rm -rf $(VENV) dist python/servable/*.so

@@ -1,0 +1,207 @@
+//! The server and the calls it has for the control plane, as Python objects.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use servable_core::routes::{ModelRoutes as CoreModelRoutes, Routes, State, VersionStatus};
+use servable_core::{Code, Limits, Status};
+use servable_net::{Server as NetServer, Settings};
+
+use crate::error::raised;
+use crate::runtime::Servable;
+
+/// `servable.types.LimitSpec`.
+#[derive(FromPyObject)]
+struct LimitSpec {
+    max_message_bytes: Option<usize>,
+    max_body_bytes: Option<usize>,
+    max_decompressed_bytes: Option<usize>,
+    max_json_depth: Option<usize>,
+    max_tensor_elements: Option<usize>,
+    max_repeated_bytes: Option<usize>,
+    max_output_bytes: Option<usize>,
+    max_connections: Option<usize>,
+}
+
+/// `servable.types.ServerSpec`.
+#[derive(FromPyObject)]
+struct ServerSpec {
+    grpc_address: Option<String>,
+    grpc_socket_path: Option<String>,
+    rest_address: Option<String>,
+    rest_timeout_ms: Option<u64>,
+    cors: bool,
+    check_method_names: bool,
+    tensor_content: bool,
+    health_service: bool,
+    metrics_path: Option<String>,
+    max_threads: Option<usize>,
+    limits: LimitSpec,
+}
+
+impl From<ServerSpec> for Settings {
+    fn from(spec: ServerSpec) -> Self {
+        let (given, default) = (spec.limits, Limits::default());
+        let limits = Limits {
+            max_message_bytes: given.max_message_bytes.unwrap_or(default.max_message_bytes),
+            max_body_bytes: given.max_body_bytes.unwrap_or(default.max_body_bytes),
+            max_decompressed_bytes: given.max_decompressed_bytes.unwrap_or(default.max_decompressed_bytes),
+            max_json_depth: given.max_json_depth.unwrap_or(default.max_json_depth),
+            max_tensor_elements: given.max_tensor_elements.unwrap_or(default.max_tensor_elements),
+            max_repeated_bytes: given.max_repeated_bytes.unwrap_or(default.max_repeated_bytes),
+            max_output_bytes: given.max_output_bytes.unwrap_or(default.max_output_bytes),
+        };
+        Self {
+            grpc_address: spec.grpc_address,
+            grpc_socket_path: spec.grpc_socket_path,
+            rest_address: spec.rest_address,
+            rest_timeout: spec.rest_timeout_ms.map(Duration::from_millis),
+            cors: spec.cors,
+            check_method_names: spec.check_method_names,
+            tensor_content: spec.tensor_content,
+            health_service: spec.health_service,
+            metrics_path: spec.metrics_path,
+            max_threads: spec.max_threads,
+            max_connections: given.max_connections,
+            limits,
+        }
+    }
+}
+
+/// `servable.types.VersionRoute`.
+#[derive(FromPyObject)]
+struct VersionRoute<'py> {
+    version: i64,
+    state: String,
+    error_code: String,
+    error_message: String,
+    servable: Option<Bound<'py, Servable>>,
+}
+
+/// `servable.types.ModelRoutes`.
+#[derive(FromPyObject)]
+struct ModelRoutes<'py> {
+    versions: Vec<VersionRoute<'py>>,
+    labels: HashMap<String, i64>,
+}
+
+impl VersionRoute<'_> {
+    fn status(&self) -> PyResult<VersionStatus> {
+        let state = State::from_name(&self.state)
+            .ok_or_else(|| PyValueError::new_err(format!("{:?} is no state of a version", self.state)))?;
+        let error = match code_named(&self.error_code)? {
+            Code::Ok => None,
+            code => Some(Status::new(code, self.error_message.clone())),
+        };
+        let servable = match &self.servable {
+            None => None,
+            Some(servable) => Some(servable.get().share().ok_or_else(|| {
+                PyValueError::new_err(format!("version {} is unloaded and cannot be published", self.version))
+            })?),
+        };
+        Ok(VersionStatus { state, error, servable })
+    }
+}
+
+fn code_named(name: &str) -> PyResult<Code> {
+    (0..=16)
+        .map(Code::from_number)
+        .find(|code| code.name() == name)
+        .ok_or_else(|| PyValueError::new_err(format!("{name:?} is no canonical code")))
+}
+
+#[pyclass(frozen, module = "servable._engine")]
+pub(crate) struct Server {
+    server: NetServer,
+}
+
+#[pymethods]
+impl Server {
+    #[new]
+    fn new(spec: ServerSpec) -> PyResult<Self> {
+        Ok(Self { server: NetServer::new(spec.into()).map_err(raised)? })
+    }
+
+    fn publish(&self, python: Python<'_>, models: HashMap<String, ModelRoutes<'_>>) -> PyResult<()> {
+        let mut routes = Routes::default();
+        for (name, model) in models {
+            let versions: PyResult<BTreeMap<_, _>> =
+                model.versions.iter().map(|version| Ok((version.version, version.status()?))).collect();
+            routes.models.insert(name, CoreModelRoutes { versions: versions?, labels: model.labels });
+        }
+        python.detach(|| self.server.publish(routes));
+        Ok(())
+    }
+
+    fn start(&self, python: Python<'_>) -> PyResult<()> {
+        python.detach(|| self.server.start()).map(|_| ()).map_err(raised)
+    }
+
+    #[getter]
+    fn grpc_port(&self) -> Option<u16> {
+        self.server.ports().grpc
+    }
+
+    #[getter]
+    fn rest_port(&self) -> Option<u16> {
+        self.server.ports().rest
+    }
+
+    fn snapshot(&self) -> HashMap<&'static str, u64> {
+        let counters: [(&'static str, u64); 3] = self.server.snapshot().into();
+        counters.into()
+    }
+
+    fn next_call(&self, python: Python<'_>, timeout_s: f64) -> Option<ControlCall> {
+        let timeout = Duration::try_from_secs_f64(timeout_s).unwrap_or_default();
+        let call = python.detach(|| self.server.next_call(timeout))?;
+        Some(ControlCall { method: call.method, request: call.request.to_vec(), call: Mutex::new(Some(call)) })
+    }
+
+    fn stop(&self, python: Python<'_>, deadline_s: f64) -> bool {
+        let deadline = Duration::try_from_secs_f64(deadline_s).unwrap_or_default();
+        python.detach(|| self.server.stop(deadline))
+    }
+}
+
+#[pyclass(frozen, module = "servable._engine")]
+pub(crate) struct ControlCall {
+    method: &'static str,
+    request: Vec<u8>,
+    /// Gone once answered.
+    call: Mutex<Option<servable_net::ControlCall>>,
+}
+
+impl ControlCall {
+    fn take(&self) -> PyResult<servable_net::ControlCall> {
+        let call = self.call.lock().unwrap_or_else(PoisonError::into_inner).take();
+        call.ok_or_else(|| PyValueError::new_err("this call has been answered before"))
+    }
+}
+
+#[pymethods]
+impl ControlCall {
+    #[getter]
+    fn method(&self) -> &str {
+        self.method
+    }
+
+    #[getter]
+    fn request(&self) -> &[u8] {
+        &self.request
+    }
+
+    fn reply(&self, response: Vec<u8>) -> PyResult<()> {
+        self.take()?.answer(Ok(response.into()));
+        Ok(())
+    }
+
+    fn fail(&self, code: &str, message: String) -> PyResult<()> {
+        let code = code_named(code)?;
+        self.take()?.answer(Err(Status::new(code, message)));
+        Ok(())
+    }
+}

@@ -1,0 +1,107 @@
+//! What all handlers share: the routes, the settings, the counters.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+use servable_core::predict::{self, Call};
+use servable_core::routes::RouteTable;
+use servable_core::servable::Servable;
+use servable_core::{Limits, Status, Tensor};
+
+use crate::control::ControlCall;
+use crate::health::Health;
+use crate::metrics::Metrics;
+
+/// What to listen on and how to answer.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// `host:port`; port 0 takes a free one.
+    pub grpc_address: Option<String>,
+    pub grpc_socket_path: Option<String>,
+    pub rest_address: Option<String>,
+    /// Longest run of a REST request.
+    pub rest_timeout: Option<Duration>,
+    pub cors: bool,
+    pub check_method_names: bool,
+    /// Predict answers over gRPC carry `tensor_content`.
+    pub tensor_content: bool,
+    pub health_service: bool,
+    pub metrics_path: Option<String>,
+    /// Most runs at a time outside the network threads.
+    pub max_threads: Option<usize>,
+    pub max_connections: Option<usize>,
+    pub limits: Limits,
+}
+
+/// Shared by all handlers; never changes but for what is made to be changed from many threads.
+pub(crate) struct App {
+    pub(crate) settings: Settings,
+    pub(crate) routes: RouteTable,
+    pub(crate) health: Health,
+    pub(crate) metrics: Option<Metrics>,
+    pub(crate) control: SyncSender<ControlCall>,
+    pub(crate) connections: Gauge,
+    pub(crate) in_flight: Gauge,
+    pub(crate) requests: AtomicU64,
+}
+
+impl App {
+    /// Notes a request; it counts as in flight until the guard goes.
+    pub(crate) fn begin_request(&self) -> GaugeGuard {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.in_flight.enter()
+    }
+
+    /// Runs a call and checks that its answer may be sent.
+    pub(crate) async fn run(
+        &self,
+        servable: Arc<Servable>,
+        call: Call,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Tensor>, Status> {
+        let name = self.metrics.as_ref().map(|_| servable.name().to_owned());
+        let start = Instant::now();
+        let outputs = servable.run(call, deadline).await?;
+        if let (Some(metrics), Some(name)) = (&self.metrics, name) {
+            metrics.ran(&name, start.elapsed());
+        }
+        let bytes: usize = outputs.iter().map(Tensor::value_bytes).sum();
+        let most = self.settings.limits.max_output_bytes;
+        if bytes > most {
+            return Err(Status::resource_exhausted(format!(
+                "the answer has {bytes} bytes of values; this server sends at most {most} (max_output_bytes)"
+            )));
+        }
+        Ok(outputs)
+    }
+
+    pub(crate) fn check_method_name(&self, signature: &servable_core::Signature) -> Result<(), Status> {
+        if self.settings.check_method_names { predict::check_method_name(signature) } else { Ok(()) }
+    }
+}
+
+/// How many of something there are at the moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gauge(Arc<AtomicU64>);
+
+impl Gauge {
+    pub(crate) fn enter(&self) -> GaugeGuard {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        GaugeGuard(self.clone())
+    }
+
+    pub(crate) fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One of them.
+pub(crate) struct GaugeGuard(Gauge);
+
+impl Drop for GaugeGuard {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

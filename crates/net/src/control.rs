@@ -1,0 +1,31 @@
+//! Calls from the network that the control plane answers.
+
+use bytes::Bytes;
+use servable_core::Status;
+use tokio::sync::oneshot;
+
+use crate::app::App;
+
+/// A call that waits for the control plane. Dropped without an answer, it fails.
+pub struct ControlCall {
+    pub method: &'static str,
+    /// The serialised request message.
+    pub request: Bytes,
+    answer: oneshot::Sender<Result<Bytes, Status>>,
+}
+
+impl ControlCall {
+    /// The answer is lost if the caller has gone; nobody needs it then.
+    pub fn answer(self, answer: Result<Bytes, Status>) {
+        let _ = self.answer.send(answer);
+    }
+}
+
+/// Hands a call to the control plane and waits for its answer.
+pub(crate) async fn ask(app: &App, method: &'static str, request: Bytes) -> Result<Bytes, Status> {
+    let (answer, answered) = oneshot::channel();
+    app.control
+        .try_send(ControlCall { method, request, answer })
+        .map_err(|_| Status::resource_exhausted(format!("too many {method} calls are waiting")))?;
+    answered.await.unwrap_or_else(|_| Err(Status::internal(format!("{method} was dropped without an answer"))))
+}

@@ -1,0 +1,223 @@
+//! Listeners: accepting connections, speaking HTTP on them, letting them finish.
+
+use std::any::Any;
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use servable_core::{Code, Status};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
+use tokio::sync::{Semaphore, watch};
+
+use crate::app::App;
+use crate::{grpc, rest};
+
+const DEFAULT_CONNECTIONS: usize = 10_000;
+const BACKLOG: u32 = 1024;
+/// How long a client may take to send its request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// After a failed accept, mostly for want of file descriptors: time for some to be closed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+// Windows large enough that one connection can use the whole of a local network.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+const CONCURRENT_STREAMS: u32 = 1024;
+const HEADER_LIST_BYTES: u32 = 64 << 10;
+
+/// Which protocol a listener speaks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Protocol {
+    Grpc,
+    Rest,
+}
+
+/// A listener that is bound but does not accept yet.
+pub(crate) enum Bound {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
+}
+
+impl Bound {
+    /// `UNAVAILABLE` names the address that cannot be had. Port 0 takes a free one.
+    pub(crate) async fn tcp(address: &str) -> Result<Self, Status> {
+        let refused = |error: io::Error| Status::new(Code::Unavailable, format!("cannot listen on {address}: {error}"));
+        let resolved: Vec<SocketAddr> = tokio::net::lookup_host(address).await.map_err(refused)?.collect();
+        let mut failure = io::Error::other("the name has no address");
+        for address in resolved {
+            match bind_tcp(address) {
+                Ok(listener) => return Ok(Self::Tcp(listener)),
+                Err(error) => failure = error,
+            }
+        }
+        Err(refused(failure))
+    }
+
+    /// As [`tcp`](Self::tcp) for a socket in the file system; one that a dead server left behind is replaced.
+    pub(crate) async fn unix(path: &str) -> Result<Self, Status> {
+        let refused = |error: io::Error| Status::new(Code::Unavailable, format!("cannot listen on {path}: {error}"));
+        if is_socket(Path::new(path)) {
+            if tokio::net::UnixStream::connect(path).await.is_ok() {
+                return Err(refused(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there")));
+            }
+            std::fs::remove_file(path).map_err(refused)?;
+        }
+        let listener = UnixListener::bind(path).map_err(refused)?;
+        Ok(Self::Unix(listener, PathBuf::from(path)))
+    }
+
+    /// The TCP port, the real one where 0 was asked for.
+    pub(crate) fn port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok().map(|address| address.port()),
+            Self::Unix(..) => None,
+        }
+    }
+
+    /// Serves connections until `stopping` turns true, then stops accepting; connections go on until they are done.
+    pub(crate) async fn serve(self, app: Arc<App>, protocol: Protocol, graceful: Arc<GracefulShutdown>, stopping: watch::Receiver<bool>) {
+        match self {
+            Self::Tcp(listener) => {
+                let accept = || async {
+                    let (stream, _) = listener.accept().await?;
+                    stream.set_nodelay(true)?;
+                    Ok(stream)
+                };
+                accept_all(accept, app, protocol, graceful, stopping).await;
+            }
+            Self::Unix(listener, path) => {
+                let accept = || async { listener.accept().await.map(|(stream, _)| stream) };
+                accept_all(accept, app, protocol, graceful, stopping).await;
+                // Gone already is as good.
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?; // a restarted server must not wait for old connections to time out
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
+}
+
+async fn accept_all<A, F, S>(
+    accept: A,
+    app: Arc<App>,
+    protocol: Protocol,
+    graceful: Arc<GracefulShutdown>,
+    mut stopping: watch::Receiver<bool>,
+) where
+    A: Fn() -> F,
+    F: Future<Output = io::Result<S>>,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let room = Arc::new(Semaphore::new(app.settings.max_connections.unwrap_or(DEFAULT_CONNECTIONS)));
+    loop {
+        let next = async {
+            // No room: further clients wait in the kernel's backlog.
+            let permit = Arc::clone(&room).acquire_owned().await.expect("the semaphore is never closed: this is a bug");
+            accept().await.map(|stream| (stream, permit))
+        };
+        let accepted = tokio::select! {
+            accepted = next => accepted,
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        };
+        match accepted {
+            Ok((stream, permit)) => {
+                let (app, watcher) = (Arc::clone(&app), graceful.watcher());
+                tokio::spawn(async move {
+                    let _open = app.connections.enter();
+                    serve_connection(stream, app, protocol, watcher).await;
+                    drop(permit);
+                });
+            }
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+/// A connection that breaks is the client's affair: it is not worth a word.
+async fn serve_connection<S>(stream: S, app: Arc<App>, protocol: Protocol, watcher: Watcher)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let stream = TokioIo::new(stream);
+    match protocol {
+        Protocol::Grpc => {
+            let service = service_fn(move |request| {
+                let app = Arc::clone(&app);
+                async move { Ok::<_, Infallible>(survive(grpc::handle(app, request), grpc::panicked).await) }
+            });
+            let connection = http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .max_concurrent_streams(CONCURRENT_STREAMS)
+                .max_header_list_size(HEADER_LIST_BYTES)
+                .auto_date_header(false)
+                .serve_connection(stream, service);
+            let _ = watcher.watch(connection).await;
+        }
+        Protocol::Rest => {
+            let service = service_fn(move |request| {
+                let app = Arc::clone(&app);
+                async move { Ok::<_, Infallible>(survive(rest::handle(app, request), rest::panicked).await) }
+            });
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .pipeline_flush(true)
+                .half_close(true)
+                .serve_connection(stream, service);
+            let _ = watcher.watch(connection).await;
+        }
+    }
+}
+
+/// A handler that panics costs its request, nothing else. The panic itself has been printed by then.
+async fn survive<T>(handler: impl Future<Output = T>, instead: fn() -> T) -> T {
+    let outcome: Result<T, Box<dyn Any + Send>> = AssertUnwindSafe(handler).catch_unwind().await;
+    outcome.unwrap_or_else(|_| instead())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_answered() {
+        async fn broken(number: u32) -> u32 {
+            assert!(number > 1, "on purpose");
+            number
+        }
+        assert_eq!(survive(broken(1), || 0).await, 0);
+        assert_eq!(survive(broken(2), || 0).await, 2);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_cannot_be_had_is_named() {
+        let Ok(first) = Bound::tcp("127.0.0.1:0").await else { panic!("a free port must be found") };
+        let address = format!("127.0.0.1:{}", first.port().expect("TCP has one"));
+        let Err(status) = Bound::tcp(&address).await else { panic!("{address} is taken") };
+        assert_eq!(status.code, Code::Unavailable);
+        assert!(status.message.contains(&address), "{status}");
+    }
+}

@@ -1,0 +1,176 @@
+//! Counters under the names that TensorFlow Serving gives them, and the page that shows them.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::proto::{LabelPair, MetricFamily, MetricType};
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, exponential_buckets};
+use servable_core::{Code, Status};
+
+/// Names in requests that no model has: so many are counted by name, all further ones together.
+const MOST_UNKNOWN_NAMES: usize = 100;
+const OTHER_NAMES: &str = "(other)";
+
+/// Counters of requests. Cheap enough for every request.
+pub(crate) struct Metrics {
+    requests: IntCounterVec,
+    latency: HistogramVec,
+    runtime: HistogramVec,
+    unknown_names: Mutex<HashSet<String>>,
+}
+
+/// Where a request came in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry {
+    pub(crate) api: &'static str,
+    pub(crate) entrypoint: &'static str,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Result<Self, prometheus::Error> {
+        // Microseconds, in the buckets that dashboards for TensorFlow Serving expect.
+        let histogram = |name: &str, help: &str, labels: &[&str]| {
+            HistogramVec::new(HistogramOpts::new(name, help).buckets(exponential_buckets(10.0, 1.8, 33)?), labels)
+        };
+        Ok(Self {
+            requests: IntCounterVec::new(Opts::new(":tensorflow:serving:request_count", "requests"), &["model_name", "status"])?,
+            latency: histogram(":tensorflow:serving:request_latency", "latency", &["model_name", "API", "entrypoint"])?,
+            runtime: histogram(":tensorflow:serving:runtime_latency", "run time", &["model_name", "API", "runtime"])?,
+            unknown_names: Mutex::default(),
+        })
+    }
+
+    /// A request has been answered.
+    pub(crate) fn answered(&self, model: &str, entry: Entry, outcome: Result<(), &Status>, took: Duration) {
+        let code = outcome.map_or_else(|status| status.code, |()| Code::Ok);
+        let model = if code == Code::NotFound { self.bounded(model) } else { model };
+        self.requests.with_label_values(&[model, code.name()]).inc();
+        if outcome.is_ok() {
+            self.latency.with_label_values(&[model, entry.api, entry.entrypoint]).observe(microseconds(took));
+        }
+    }
+
+    /// A session has run.
+    pub(crate) fn ran(&self, model: &str, took: Duration) {
+        self.runtime.with_label_values(&[model, "Predict", "TF1"]).observe(microseconds(took));
+    }
+
+    /// Whoever sends made-up names must not make the table of counters grow for ever.
+    fn bounded<'a>(&self, model: &'a str) -> &'a str {
+        let mut names = self.unknown_names.lock().unwrap_or_else(PoisonError::into_inner);
+        if names.contains(model) {
+            return model;
+        }
+        if names.len() >= MOST_UNKNOWN_NAMES {
+            return OTHER_NAMES;
+        }
+        names.insert(model.to_owned());
+        model
+    }
+
+    /// The page, in the manner of TensorFlow Serving: the type of each metric even without samples, braces always, the
+    /// model's name first. The library's own encoder writes none of that.
+    pub(crate) fn page(&self) -> String {
+        let mut page = String::new();
+        let collectors: [(&str, &str, &dyn Collector); 3] = [
+            (":tensorflow:serving:request_count", "counter", &self.requests),
+            (":tensorflow:serving:request_latency", "histogram", &self.latency),
+            (":tensorflow:serving:runtime_latency", "histogram", &self.runtime),
+        ];
+        for (name, kind, collector) in collectors {
+            let _ = writeln!(page, "# TYPE {name} {kind}");
+            collector.collect().iter().for_each(|family| write_family(&mut page, name, family));
+        }
+        page
+    }
+}
+
+fn microseconds(took: Duration) -> f64 {
+    took.as_secs_f64() * 1e6
+}
+
+fn write_family(page: &mut String, name: &str, family: &MetricFamily) {
+    for metric in family.get_metric() {
+        let mut labels: Vec<&LabelPair> = metric.get_label().iter().collect();
+        labels.sort_by_key(|label| (label.name() != "model_name", label.name()));
+        let labels: Vec<String> = labels.iter().map(|label| format!("{}=\"{}\"", label.name(), escaped(label.value()))).collect();
+        let labels = labels.join(",");
+        if family.get_field_type() == MetricType::COUNTER {
+            let _ = writeln!(page, "{name}{{{labels}}} {}", metric.get_counter().get_value());
+            continue;
+        }
+        let histogram = metric.get_histogram();
+        let count = histogram.get_sample_count();
+        for bucket in histogram.get_bucket() {
+            let limit = six_digits(bucket.upper_bound());
+            let _ = writeln!(page, "{name}_bucket{{{labels},le=\"{limit}\"}} {}", bucket.cumulative_count());
+        }
+        let _ = writeln!(page, "{name}_bucket{{{labels},le=\"+Inf\"}} {count}");
+        let _ = writeln!(page, "{name}_sum{{{labels}}} {}", six_digits(histogram.get_sample_sum()));
+        let _ = writeln!(page, "{name}_count{{{labels}}} {count}");
+    }
+}
+
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+/// Six significant digits, as C++ streams print numbers.
+fn six_digits(value: f64) -> String {
+    let scientific = format!("{value:.5e}");
+    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    let trimmed = |text: &str| {
+        if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text.to_owned() }
+    };
+    if (-5..6).contains(&exponent) {
+        return trimmed(&format!("{value:.*}", usize::try_from(5 - exponent).unwrap_or(0)));
+    }
+    let sign = if exponent < 0 { '-' } else { '+' };
+    format!("{}e{sign}{:02}", trimmed(mantissa), exponent.abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_six_digits() {
+        let cases = [(10.0, "10"), (188.9568, "188.957"), (1_234_567.8, "1.23457e+06"), (0.0, "0"), (0.5, "0.5")];
+        for (value, text) in cases {
+            assert_eq!(six_digits(value), text);
+        }
+    }
+
+    #[test]
+    fn made_up_names_are_bounded() {
+        let metrics = Metrics::new().expect("names are valid");
+        let entry = Entry { api: "Predict", entrypoint: "GRPC" };
+        for number in 0..1000 {
+            let status = Status::not_found("no");
+            metrics.answered(&format!("m{number}"), entry, Err(&status), Duration::ZERO);
+        }
+        let page = metrics.page();
+        assert_eq!(page.lines().filter(|line| line.contains("NOT_FOUND")).count(), MOST_UNKNOWN_NAMES + 1);
+        assert!(page.contains("model_name=\"(other)\",status=\"NOT_FOUND\"} 900"), "{page}");
+    }
+
+    #[test]
+    fn the_page_looks_as_dashboards_expect() {
+        let metrics = Metrics::new().expect("names are valid");
+        assert_eq!(metrics.page().lines().count(), 3, "types are there before the first request");
+        metrics.answered("m\"", Entry { api: "predict", entrypoint: "REST" }, Ok(()), Duration::from_micros(11));
+        let page = metrics.page();
+        for line in [
+            ":tensorflow:serving:request_count{model_name=\"m\\\"\",status=\"OK\"} 1",
+            ":tensorflow:serving:request_latency_bucket{model_name=\"m\\\"\",API=\"predict\",entrypoint=\"REST\",le=\"10\"} 0",
+            ":tensorflow:serving:request_latency_bucket{model_name=\"m\\\"\",API=\"predict\",entrypoint=\"REST\",le=\"18\"} 1",
+            ":tensorflow:serving:request_latency_sum{model_name=\"m\\\"\",API=\"predict\",entrypoint=\"REST\"} 11",
+        ] {
+            assert!(page.lines().any(|have| have == line), "{line} is not in {page}");
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The REST edge: targets and bodies to calls, statuses to numbers.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use flate2::read::MultiGzDecoder;
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body, Incoming};
+use servable_core::predict::{Call, bind};
+use servable_core::servable::Servable;
+use servable_core::{Code, Status, Tensor};
+use servable_wire::json::{self, Document, Format};
+use servable_wire::target::{self, Target, TargetError, Verb};
+
+use crate::app::App;
+use crate::metrics::Entry;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const PLAIN: HeaderValue = HeaderValue::from_static("text/plain");
+const HTML: HeaderValue = HeaderValue::from_static("text/html");
+
+pub(crate) type RestResponse = Response<Full<Bytes>>;
+
+/// Answers one request.
+pub(crate) async fn handle(app: Arc<App>, request: Request<Incoming>) -> RestResponse {
+    let _in_flight = app.begin_request();
+    let target = target_text(&request);
+    if let Some(path) = &app.settings.metrics_path
+        && request.uri().path() == path
+    {
+        return metrics_page(&app, path, &target);
+    }
+    match request.uri().path() {
+        "/livez" => return plain(StatusCode::OK, "alive\n"),
+        "/readyz" => {
+            let (status, text) =
+                if app.health.is_ready() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "draining\n") };
+            return plain(status, text);
+        }
+        _ => {}
+    }
+    if !target::is_api(&target) {
+        return html(StatusCode::NOT_FOUND);
+    }
+    let cors = app.settings.cors;
+    let mut response = answer(app, request, &target).await;
+    if cors {
+        let headers = response.headers_mut();
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST, GET"));
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("Content-Type"));
+    }
+    response
+}
+
+/// What a request that panicked is answered.
+pub(crate) fn panicked() -> RestResponse {
+    error(&Status::internal("the handler of this request failed; the server's log says where"))
+}
+
+/// Path and query as they came: that is what targets are matched against.
+fn target_text(request: &Request<Incoming>) -> String {
+    request.uri().path_and_query().map_or_else(String::new, |target| target.as_str().to_owned())
+}
+
+async fn answer(app: Arc<App>, request: Request<Incoming>, target: &str) -> RestResponse {
+    let malformed = |method: &Method| Status::invalid_argument(format!("Malformed request: {method} {target}"));
+    let method = request.method().clone();
+    let start = Instant::now();
+    let (model, api, outcome) = match method {
+        Method::OPTIONS => return preflight(&request),
+        Method::POST => match target::parse_inference(target) {
+            Ok(parsed) => {
+                let (model, api) = (parsed.name.clone(), verb_name(parsed.verb));
+                (model, api, infer(&app, parsed, request).await)
+            }
+            Err(refusal) => (String::new(), "", Err(target_status(refusal, malformed(&method)))),
+        },
+        Method::GET => match target::parse_question(target) {
+            Ok(parsed) => {
+                let outcome = question(&app, &parsed);
+                (parsed.name, "", outcome)
+            }
+            Err(refusal) => (String::new(), "", Err(target_status(refusal, malformed(&method)))),
+        },
+        Method::HEAD | Method::PUT | Method::DELETE | Method::PATCH => (String::new(), "", Err(malformed(&method))),
+        _ => return html(StatusCode::NOT_IMPLEMENTED),
+    };
+    if let Some(metrics) = &app.metrics {
+        let entry = Entry { api, entrypoint: "REST" };
+        metrics.answered(&model, entry, outcome.as_ref().map(|_| ()), start.elapsed());
+    }
+    match outcome {
+        Ok(body) => response(StatusCode::OK, JSON, body),
+        Err(status) => error(&status),
+    }
+}
+
+fn verb_name(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Predict => "predict",
+        Verb::Classify => "classify",
+        Verb::Regress => "regress",
+        Verb::Status | Verb::Metadata => "",
+    }
+}
+
+fn target_status(refusal: TargetError, malformed: Status) -> Status {
+    match refusal {
+        TargetError::Malformed => malformed,
+        TargetError::MissingName => Status::invalid_argument("Missing model name in request."),
+        TargetError::Version(digits) => {
+            Status::invalid_argument(format!("Failed to convert version: {digits} to numeric."))
+        }
+    }
+}
+
+/// Status and metadata.
+fn question(app: &App, target: &Target) -> Result<Vec<u8>, Status> {
+    use servable_core::routes::Choice;
+    let routes = app.routes.current();
+    if target.verb == Verb::Metadata {
+        let servable = routes.resolve(&target.name, &target.choice)?;
+        return Ok(json::write_metadata(&target.name, servable.version(), &servable.description().json));
+    }
+    let version = match target.choice {
+        Choice::Version(version) => Some(version),
+        _ => None, // a label is no filter here
+    };
+    Ok(json::write_status(&routes.status(&target.name, version)?))
+}
+
+async fn infer(app: &App, target: Target, request: Request<Incoming>) -> Result<Vec<u8>, Status> {
+    if target.verb != Verb::Predict {
+        let verb = verb_name(target.verb);
+        return Err(Status::unimplemented(format!(":{verb} is not supported by this version of servable; :predict is")));
+    }
+    let compressed = is_gzip(&request);
+    let body = read_body(request.into_body(), app.settings.limits.max_body_bytes).await?;
+    let body = if compressed { decompressed(&body, app.settings.limits.max_decompressed_bytes) } else { body };
+    let deadline = app.settings.rest_timeout.map(|timeout| Instant::now() + timeout);
+    let (servable, call, format) = read_predict(app, &target, &body)?;
+    drop(body);
+    let (signature, outputs) = (call.signature.clone(), call.outputs.clone());
+    let tensors = app.run(Arc::clone(&servable), call, deadline).await?;
+    let signature = servable.signature(&signature).ok_or_else(|| Status::internal("the signature is gone: this is a bug"))?;
+    let named: Vec<(&str, &Tensor)> =
+        outputs.iter().map(|output| signature.outputs[*output].name.as_str()).zip(&tensors).collect();
+    json::write_predict(format, &named, app.settings.limits.max_output_bytes)
+}
+
+fn read_predict(app: &App, target: &Target, body: &[u8]) -> Result<(Arc<Servable>, Call, Format), Status> {
+    let limits = &app.settings.limits;
+    let document = Document::parse(body, limits)?;
+    let signature_name = document.signature_name()?;
+    let servable = app.routes.current().resolve(&target.name, &target.choice)?;
+    let signature = servable.signature(signature_name.as_deref().unwrap_or_default()).ok_or_else(|| {
+        let name = signature_name.as_deref().unwrap_or("serving_default");
+        Status::invalid_argument(format!("Serving signature name: \"{name}\" not found in signature def"))
+    })?;
+    let (format, inputs) = document.inputs(signature, limits)?;
+    app.check_method_name(signature)?;
+    let call = bind(signature, inputs, &[], |_, tensor| Ok(tensor))?;
+    Ok((servable, call, format))
+}
+
+/// Any coding whose name contains `gzip`, in lower case.
+fn is_gzip(request: &Request<Incoming>) -> bool {
+    let coding = request.headers().get(header::CONTENT_ENCODING);
+    coding.and_then(|coding| coding.to_str().ok()).is_some_and(|coding| coding.contains("gzip"))
+}
+
+/// The whole body, of which a declared length beyond the limit is refused before anything is read.
+async fn read_body(body: Incoming, most: usize) -> Result<Bytes, Status> {
+    let too_large = || {
+        Status::resource_exhausted(format!("the request body is larger than {most} bytes, the most that this server takes (max_body_bytes)"))
+    };
+    if body.size_hint().lower() > most as u64 {
+        return Err(too_large());
+    }
+    match Limited::new(body, most).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(failure) if failure.is::<LengthLimitError>() => Err(too_large()),
+        Err(failure) => Err(Status::new(Code::Cancelled, format!("the request body broke off: {failure}"))),
+    }
+}
+
+/// What does not decompress, or not within the limit, counts as empty: clients know the answer to that.
+fn decompressed(body: &[u8], most: usize) -> Bytes {
+    let mut plain = Vec::new();
+    let read = MultiGzDecoder::new(body).take(most as u64 + 1).read_to_end(&mut plain);
+    if read.is_ok() && plain.len() <= most { plain.into() } else { Bytes::new() }
+}
+
+/// Whether the origin may ask is nothing this server decides: browsers look at the CORS headers.
+fn preflight(request: &Request<Incoming>) -> RestResponse {
+    let origin = request.headers().get(header::ORIGIN).and_then(|origin| origin.to_str().ok()).unwrap_or_default();
+    let known = origin.contains("http://") || origin.contains("https://");
+    response(if known { StatusCode::OK } else { StatusCode::BAD_REQUEST }, HTML, Vec::new())
+}
+
+fn metrics_page(app: &App, path: &str, target: &str) -> RestResponse {
+    if target != path {
+        return plain(StatusCode::BAD_REQUEST, &format!("Unexpected path: {target}. Should be {path}"));
+    }
+    plain(StatusCode::OK, &app.metrics.as_ref().map_or_else(String::new, |metrics| metrics.page()))
+}
+
+/// The HTTP status of each canonical code: the one place that knows it.
+fn http_status(code: Code) -> StatusCode {
+    let number = match code {
+        Code::Ok => 200,
+        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => 400,
+        Code::Unauthenticated => 401,
+        Code::PermissionDenied => 403,
+        Code::NotFound => 404,
+        Code::AlreadyExists | Code::Aborted => 409,
+        Code::ResourceExhausted => 429,
+        Code::Cancelled => 499,
+        Code::Unknown | Code::Internal | Code::DataLoss => 500,
+        Code::Unimplemented => 501,
+        Code::Unavailable => 503,
+        Code::DeadlineExceeded => 504,
+    };
+    StatusCode::from_u16(number).expect("every number above is a status")
+}
+
+fn error(status: &Status) -> RestResponse {
+    response(http_status(status.code), JSON, json::write_error(status))
+}
+
+fn plain(status: StatusCode, text: &str) -> RestResponse {
+    response(status, PLAIN, text.as_bytes().to_vec())
+}
+
+/// The short page that stands for what never reached the API.
+fn html(status: StatusCode) -> RestResponse {
+    let reason = status.canonical_reason().unwrap_or_default();
+    let number = status.as_u16();
+    let page = format!("<HTML><HEAD>\n<TITLE>{number} {reason}</TITLE>\n</HEAD><BODY>\n<H1>{reason}</H1>\n</BODY></HTML>\n");
+    let mut response = response(status, HTML, page.into_bytes());
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+fn response(status: StatusCode, content_type: HeaderValue, body: Vec<u8>) -> RestResponse {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    fn gzip(data: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(data).expect("memory takes it");
+        encoder.finish().expect("memory takes it")
+    }
+
+    #[test]
+    fn bodies_are_decompressed_within_the_limit() {
+        assert_eq!(decompressed(&gzip(b"hello"), 5), &b"hello"[..]);
+        assert_eq!(decompressed(&gzip(b"hello"), 4), &b""[..], "beyond the limit");
+        assert_eq!(decompressed(b"hello", 5), &b""[..], "no gzip");
+        let mut broken = gzip(b"hello");
+        broken.truncate(broken.len() - 1);
+        assert_eq!(decompressed(&broken, 5), &b""[..], "cut off");
+        let bomb = gzip(&vec![0; 1 << 24]);
+        assert!(bomb.len() < 1 << 17);
+        assert_eq!(decompressed(&bomb, 1 << 20), &b""[..]);
+    }
+}

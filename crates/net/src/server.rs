@@ -1,0 +1,215 @@
+//! The engine's network side as a whole: started once, fed with routes, drained at the end.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hyper_util::server::graceful::GracefulShutdown;
+use servable_core::routes::{RouteTable, Routes};
+use servable_core::Status;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::app::{App, Gauge, Settings};
+use crate::control::ControlCall;
+use crate::health::Health;
+use crate::listen::{Bound, Protocol};
+use crate::metrics::Metrics;
+
+/// Calls that may wait for the control plane.
+const WAITING_CALLS: usize = 64;
+/// How often a wait for such a call looks whether the server has stopped.
+const STOP_CHECK: Duration = Duration::from_millis(100);
+/// What is given to tasks that were cut off, so that they can leave in order.
+const LAST_MOMENT: Duration = Duration::from_millis(200);
+
+/// TCP ports that are listened on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ports {
+    pub grpc: Option<u16>,
+    pub rest: Option<u16>,
+}
+
+/// Counters of one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshot {
+    pub connections: u64,
+    pub requests_in_flight: u64,
+    pub requests_total: u64,
+}
+
+enum Phase {
+    New,
+    Running(Running),
+    Stopped,
+}
+
+struct Running {
+    runtime: Runtime,
+    ports: Ports,
+    stopping: watch::Sender<bool>,
+    listeners: Vec<JoinHandle<()>>,
+    graceful: Arc<GracefulShutdown>,
+}
+
+/// Listeners and the table of routes behind them. All methods may be called from any thread.
+pub struct Server {
+    app: Arc<App>,
+    phase: Mutex<Phase>,
+    calls: Mutex<Receiver<ControlCall>>,
+}
+
+impl Server {
+    /// Nothing is opened yet.
+    pub fn new(settings: Settings) -> Result<Self, Status> {
+        let metrics = settings.metrics_path.as_ref().map(|_| Metrics::new()).transpose();
+        let metrics = metrics.map_err(|error| Status::internal(format!("metrics cannot be set up: {error}")))?;
+        let (control, calls) = mpsc::sync_channel(WAITING_CALLS);
+        let app = App {
+            settings,
+            routes: RouteTable::default(),
+            health: Health::default(),
+            metrics,
+            control,
+            connections: Gauge::default(),
+            in_flight: Gauge::default(),
+            requests: AtomicU64::new(0),
+        };
+        Ok(Self { app: Arc::new(app), phase: Mutex::new(Phase::New), calls: Mutex::new(calls) })
+    }
+
+    /// Replaces the whole table of routes.
+    pub fn publish(&self, routes: Routes) {
+        self.app.routes.publish(routes);
+    }
+
+    /// Opens the listeners, all of them or none. From then on the server is ready.
+    pub fn start(&self) -> Result<Ports, Status> {
+        let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
+        let Phase::New = *phase else {
+            return Err(Status::failed_precondition("the server has been started before"));
+        };
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.enable_all().thread_name("servable-net");
+        if let Some(threads) = self.app.settings.max_threads {
+            builder.max_blocking_threads(threads.max(1));
+        }
+        let runtime =
+            builder.build().map_err(|error| Status::internal(format!("network threads cannot be started: {error}")))?;
+        let bound = runtime.block_on(self.bind())?;
+        let mut ports = Ports::default();
+        let (stopping, _) = watch::channel(false);
+        let graceful = Arc::new(GracefulShutdown::new());
+        let mut listeners = Vec::with_capacity(bound.len());
+        for (protocol, listener) in bound {
+            match protocol {
+                Protocol::Grpc => ports.grpc = ports.grpc.or(listener.port()),
+                Protocol::Rest => ports.rest = listener.port(),
+            }
+            let serving = listener.serve(Arc::clone(&self.app), protocol, Arc::clone(&graceful), stopping.subscribe());
+            listeners.push(runtime.spawn(serving));
+        }
+        self.app.health.set_ready(true);
+        *phase = Phase::Running(Running { runtime, ports, stopping, listeners, graceful });
+        Ok(ports)
+    }
+
+    async fn bind(&self) -> Result<Vec<(Protocol, Bound)>, Status> {
+        let settings = &self.app.settings;
+        let mut bound = Vec::new();
+        if let Some(address) = &settings.grpc_address {
+            bound.push((Protocol::Grpc, Bound::tcp(address).await?));
+        }
+        if let Some(path) = &settings.grpc_socket_path {
+            bound.push((Protocol::Grpc, Bound::unix(path).await?));
+        }
+        if let Some(address) = &settings.rest_address {
+            bound.push((Protocol::Rest, Bound::tcp(address).await?));
+        }
+        Ok(bound)
+    }
+
+    /// What is listened on; nothing before the start.
+    pub fn ports(&self) -> Ports {
+        match &*self.phase.lock().unwrap_or_else(PoisonError::into_inner) {
+            Phase::Running(running) => running.ports,
+            _ => Ports::default(),
+        }
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            connections: self.app.connections.value(),
+            requests_in_flight: self.app.in_flight.value(),
+            requests_total: self.app.requests.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Waits for the next call that the control plane has to answer; `None` after the timeout or once stopped.
+    pub fn next_call(&self, timeout: Duration) -> Option<ControlCall> {
+        let end = Instant::now() + timeout;
+        let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        while !self.has_stopped() {
+            let left = end.saturating_duration_since(Instant::now());
+            match calls.recv_timeout(left.min(STOP_CHECK)) {
+                Ok(call) => return Some(call),
+                Err(RecvTimeoutError::Timeout) if left > STOP_CHECK => {}
+                Err(_) => return None,
+            }
+        }
+        None
+    }
+
+    fn has_stopped(&self) -> bool {
+        matches!(*self.phase.lock().unwrap_or_else(PoisonError::into_inner), Phase::Stopped)
+    }
+
+    /// Drains: not ready, no new connections, requests in flight finish. Whether all did before the deadline.
+    pub fn stop(&self, deadline: Duration) -> bool {
+        self.app.health.set_ready(false);
+        let phase = std::mem::replace(&mut *self.phase.lock().unwrap_or_else(PoisonError::into_inner), Phase::Stopped);
+        // Calls that still wait for the control plane are dropped, which answers them.
+        let Phase::Running(Running { runtime, stopping, listeners, graceful, .. }) = phase else {
+            return true;
+        };
+        let end = Instant::now() + deadline;
+        stopping.send_replace(true);
+        let drained = runtime.block_on(async {
+            let drain = async {
+                for listener in listeners {
+                    // A listener that panicked is closed as well.
+                    let _ = listener.await;
+                }
+                if let Some(graceful) = Arc::into_inner(graceful) {
+                    graceful.shutdown().await;
+                }
+                // Connections are done with; what they started may not be.
+                while self.app.in_flight.value() > 0 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(end.saturating_duration_since(Instant::now()), drain).await.is_ok()
+        });
+        runtime.shutdown_timeout(LAST_MOMENT);
+        drained
+    }
+}
+
+/// For those who forget to stop it: everything ends at once.
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+    }
+}
+
+impl From<Snapshot> for [(&'static str, u64); 3] {
+    fn from(snapshot: Snapshot) -> Self {
+        [
+            ("connections", snapshot.connections),
+            ("requests_in_flight", snapshot.requests_in_flight),
+            ("requests_total", snapshot.requests_total),
+        ]
+    }
+}

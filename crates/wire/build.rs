@@ -1,0 +1,26 @@
+//! Compiles `proto/` without a system protoc: types for the messages that handlers use, descriptors for all of them.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use prost::Message;
+
+const FILES: [&str; 6] = [
+    "tensorflow.proto",
+    "tensorflow_config.proto",
+    "tensorflow_error.proto",
+    "serving.proto",
+    "serving_config.proto",
+    "health.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
+    println!("cargo::rerun-if-changed={}", folder.display());
+    let descriptors = protox::compile(FILES, [&folder])?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    prost_build::Config::new().include_file("messages.rs").compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! Reading a protobuf message field by field, in place.
+//!
+//! For the messages of every request, which are worth reading without building the whole message first: tensors go from
+//! the wire to where they are used in one copy. The encoding itself is prost's.
+
+use prost::DecodeError;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use servable_core::Status;
+
+/// One field as it stands on the wire.
+#[derive(Clone, Copy, Debug)]
+pub enum Field<'a> {
+    Varint(u64),
+    /// Four or eight little-endian bytes.
+    Fixed(&'a [u8]),
+    /// A string, bytes, a message or packed values.
+    Bytes(&'a [u8]),
+}
+
+impl<'a> Field<'a> {
+    pub fn bytes(self) -> Result<&'a [u8], Malformed> {
+        match self {
+            Field::Bytes(bytes) => Ok(bytes),
+            _ => Err(Malformed),
+        }
+    }
+
+    /// Text has to be UTF-8, as in any proto3 message.
+    pub fn text(self) -> Result<&'a str, Malformed> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| Malformed)
+    }
+
+    pub fn varint(self) -> Result<u64, Malformed> {
+        match self {
+            Field::Varint(value) => Ok(value),
+            _ => Err(Malformed),
+        }
+    }
+}
+
+/// The bytes are not the message that they should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed;
+
+impl From<DecodeError> for Malformed {
+    fn from(_: DecodeError) -> Self {
+        Self
+    }
+}
+
+/// What gRPC servers answer to bytes that do not parse.
+impl From<Malformed> for Status {
+    fn from(_: Malformed) -> Self {
+        Status::internal("the request message does not parse as protobuf")
+    }
+}
+
+/// The fields of a message, in the order of the wire; those of unknown groups are skipped.
+pub struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    pub fn of(message: &'a [u8]) -> Self {
+        Self(message)
+    }
+
+    fn read(&mut self) -> Result<Option<(u32, Field<'a>)>, Malformed> {
+        while !self.0.is_empty() {
+            let (number, wire_type) = decode_key(&mut self.0)?;
+            let field = match wire_type {
+                WireType::Varint => Field::Varint(decode_varint(&mut self.0)?),
+                WireType::ThirtyTwoBit => Field::Fixed(self.take(4)?),
+                WireType::SixtyFourBit => Field::Fixed(self.take(8)?),
+                WireType::LengthDelimited => {
+                    let length = decode_varint(&mut self.0)?;
+                    Field::Bytes(self.take(usize::try_from(length).map_err(|_| Malformed)?)?)
+                }
+                WireType::StartGroup | WireType::EndGroup => {
+                    skip_field(wire_type, number, &mut self.0, DecodeContext::default())?;
+                    continue;
+                }
+            };
+            return Ok(Some((number, field)));
+        }
+        Ok(None)
+    }
+
+    fn take(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
+        let (taken, rest) = self.0.split_at_checked(length).ok_or(Malformed)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+}
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = Result<(u32, Field<'a>), Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let outcome = self.read();
+        if outcome.is_err() {
+            self.0 = &[];
+        }
+        outcome.transpose()
+    }
+}

@@ -1,0 +1,194 @@
+//! One input on its way from text to tensor.
+
+use std::sync::Arc;
+
+use servable_core::dtype::DataType;
+use servable_core::limits::Limits;
+use servable_core::signature::Slot;
+use servable_core::status::Status;
+use servable_core::tensor::{AlignedBytes, Shape, StringArray, Tensor, aligned_bytes};
+
+use crate::json::number;
+use crate::json::scan::Scanner;
+use crate::json::text;
+use crate::json::walk::{Outline, Stop};
+
+/// Types that JSON can express.
+pub(super) fn is_convertible(dtype: DataType) -> bool {
+    use DataType::{Bool, Double, Float, Int8, Int16, Int32, Int64, String, Uint8, Uint32, Uint64};
+    matches!(dtype, Float | Double | Int8 | Int16 | Int32 | Int64 | Uint8 | Uint32 | Uint64 | Bool | String)
+}
+
+/// What messages call a type; `None` is one that this server does not know.
+pub(super) fn type_name(dtype: Option<DataType>) -> &'static str {
+    dtype.map_or("unknown", DataType::name)
+}
+
+/// Strings back to back.
+#[derive(Debug, Default)]
+struct Strings {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl StringArray for Strings {
+    fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn get(&self, index: usize) -> &[u8] {
+        let start = if index == 0 { 0 } else { self.ends[index - 1] };
+        &self.bytes[start..self.ends[index]]
+    }
+}
+
+/// Values so far: numbers or strings, as the type wants.
+pub(super) struct Leaves {
+    numbers: AlignedBytes,
+    strings: Strings,
+}
+
+impl Leaves {
+    pub(super) fn new(dtype: Option<DataType>, expected: usize) -> Self {
+        let size = dtype.filter(|dtype| is_convertible(*dtype)).and_then(DataType::size).unwrap_or(0);
+        Self { numbers: aligned_bytes(expected.saturating_mul(size)), strings: Strings::default() }
+    }
+
+    /// Converts the leaf that comes next. `false`, and nothing added, if the type has no such value.
+    // Inlined with a constant type, only one arm of the match is left.
+    #[inline(always)]
+    pub(super) fn push(&mut self, dtype: DataType, scanner: &mut Scanner<'_>) -> bool {
+        macro_rules! integer {
+            ($read:ident as $type:ty) => {{
+                let Some((number, length)) = number::integral(scanner.rest()) else {
+                    return false;
+                };
+                // The original wraps what fits in int32 but not in the narrower type; nobody can want that.
+                let Some(value) = number.$read().and_then(|value| <$type>::try_from(value).ok()) else {
+                    return false;
+                };
+                scanner.advance(length);
+                self.numbers.extend_from_slice(&value.to_le_bytes());
+            }};
+        }
+        macro_rules! real {
+            ($type:ty) => {{
+                let Some((value, length)) = number::real(scanner.rest()) else {
+                    return false;
+                };
+                scanner.advance(length);
+                self.numbers.extend_from_slice(&(value as $type).to_le_bytes());
+            }};
+        }
+        match dtype {
+            DataType::Float => real!(f32),
+            DataType::Double => real!(f64),
+            DataType::Int8 => integer!(signed as i8),
+            DataType::Int16 => integer!(signed as i16),
+            DataType::Int32 => integer!(signed as i32),
+            DataType::Int64 => integer!(signed as i64),
+            DataType::Uint8 => integer!(unsigned as u8),
+            DataType::Uint32 => integer!(unsigned as u32),
+            DataType::Uint64 => integer!(unsigned as u64),
+            DataType::Bool => {
+                let value = scanner.peek() == b't';
+                if !value && scanner.peek() != b'f' {
+                    return false;
+                }
+                scanner.advance(if value { 4 } else { 5 });
+                self.numbers.push(u8::from(value));
+            }
+            DataType::String => return self.push_string(scanner),
+            _ => return false,
+        }
+        true
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.numbers.clear();
+        self.strings = Strings::default();
+    }
+
+    fn push_string(&mut self, scanner: &mut Scanner<'_>) -> bool {
+        let bytes = &mut self.strings.bytes;
+        if scanner.peek() == b'"' {
+            let Ok(raw) = scanner.string() else {
+                return false;
+            };
+            text::unescape(raw, bytes);
+        } else {
+            let Some((encoded, length)) = text::base64_object(scanner.rest()) else {
+                return false;
+            };
+            if !text::decode_base64(encoded, bytes) {
+                return false;
+            }
+            scanner.advance(length);
+        }
+        self.strings.ends.push(bytes.len());
+        true
+    }
+}
+
+/// The values of one input and the shape they agree on.
+pub(super) struct Column<'a> {
+    slot: &'a Slot,
+    outline: Outline,
+    leaves: Leaves,
+    max_elements: usize,
+}
+
+impl<'a> Column<'a> {
+    /// Makes room for as many elements as are `expected`.
+    pub(super) fn new(slot: &'a Slot, expected: usize, limits: &Limits) -> Self {
+        let max_elements = limits.max_tensor_elements;
+        let leaves = Leaves::new(slot.dtype, expected.min(max_elements));
+        Self { slot, outline: Outline::default(), leaves, max_elements }
+    }
+
+    /// Reads one value.
+    pub(super) fn read(&mut self, scanner: &mut Scanner<'_>) -> Result<(), Stop> {
+        let Self { slot, outline, leaves, max_elements } = self;
+        macro_rules! for_each {
+            ($($dtype:ident)*) => {
+                match slot.dtype {
+                    $(Some(DataType::$dtype) => {
+                        outline.walk(scanner, *max_elements, |scanner| leaves.push(DataType::$dtype, scanner))
+                    })*
+                    _ => outline.walk(scanner, *max_elements, |_| false),
+                }
+            };
+        }
+        for_each!(Float Double Int8 Int16 Int32 Int64 Uint8 Uint32 Uint64 Bool String)
+    }
+
+    /// The tensor of all that was read; with `rows`, that many values were read and make up its first dimension.
+    pub(super) fn finish(self, rows: Option<usize>) -> Result<(String, Tensor), Status> {
+        let Self { slot, outline, leaves, .. } = self;
+        let rows = rows.map(|rows| rows as i64);
+        let shape = Shape::new(rows.into_iter().chain(outline.sizes().iter().copied()));
+        let shape = shape.ok_or_else(|| tensor_parsing_error(slot))?;
+        let tensor = match slot.dtype {
+            Some(DataType::String) => Tensor::strings(shape, Arc::new(leaves.strings))?,
+            Some(dtype) if dtype.size().is_some() => Tensor::fixed(dtype, shape, Arc::new(leaves.numbers))?,
+            dtype => {
+                let message = format!("Conversion of JSON Value: [] to type: {}", type_name(dtype));
+                return Err(Status::unimplemented(message));
+            }
+        };
+        Ok((slot.name.clone(), tensor))
+    }
+
+    /// What to answer to [`Stop::TooMany`].
+    pub(super) fn too_many(&self) -> Status {
+        Status::resource_exhausted(format!(
+            "Input {} has more elements than the {} that max_tensor_elements allows",
+            self.slot.name, self.max_elements
+        ))
+    }
+}
+
+/// What the original answers where a tensor cannot have the shape.
+pub(super) fn tensor_parsing_error(slot: &Slot) -> Status {
+    Status::invalid_argument(format!("tensor parsing error: {}", slot.name))
+}

@@ -1,0 +1,116 @@
+//! A request body: valid JSON, an object, and where its members lie.
+
+use std::fmt::Write;
+
+use servable_core::limits::Limits;
+use servable_core::status::Status;
+
+use crate::json::dump::dump;
+use crate::json::scan::{Reason, Scanner, SyntaxError};
+use crate::json::text;
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The value of a top-level member.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Member<'a> {
+    pub(super) text: &'a [u8],
+    /// How many scalars it holds: what to make room for.
+    pub(super) scalars: usize,
+}
+
+/// A syntactically valid body. Of several members with the same name, the first counts.
+#[derive(Debug)]
+pub struct Document<'a> {
+    /// The first value of the body; what follows it is ignored.
+    text: &'a [u8],
+    signature_name: Option<&'a [u8]>,
+    pub(super) instances: Option<Member<'a>>,
+    pub(super) inputs: Option<Member<'a>>,
+}
+
+impl<'a> Document<'a> {
+    /// Reads over the whole first value. `INVALID_ARGUMENT` says what is wrong with it, and at which byte.
+    pub fn parse(body: &'a [u8], limits: &Limits) -> Result<Self, Status> {
+        if body.is_empty() {
+            return Err(Status::invalid_argument("JSON Parse error: The document is empty"));
+        }
+        // A NUL ends the text, wherever it stands.
+        let end = memchr::memchr(0, body).unwrap_or(body.len());
+        let mut scanner = Scanner::new(&body[..end]);
+        if body.starts_with(BYTE_ORDER_MARK) {
+            scanner.advance(BYTE_ORDER_MARK.len());
+        }
+        scanner.whitespace();
+        let start = scanner.at();
+        let mut document = Self { text: &[], signature_name: None, instances: None, inputs: None };
+        let is_object = scanner.peek() == b'{';
+        let scanned = match scanner.peek() {
+            b'{' if limits.max_json_depth > 0 => document.members(&mut scanner, limits.max_json_depth - 1),
+            0 | b']' | b'}' | b',' | b':' => Err(SyntaxError { reason: Reason::DocumentEmpty, offset: start }),
+            _ => scanner.value(limits.max_json_depth).map(|_| ()),
+        };
+        if let Err(error) = scanned {
+            return Err(refusal(error, limits));
+        }
+        document.text = scanner.since(start);
+        if is_object { Ok(document) } else { Err(document.wrong("Is not object")) }
+    }
+
+    /// The signature that is asked for, if one is named. An empty name counts as none.
+    pub fn signature_name(&self) -> Result<Option<String>, Status> {
+        match self.signature_name {
+            None => Ok(None),
+            Some([b'"', inner @ .., b'"']) => Ok(Some(text::readable(inner)).filter(|name| !name.is_empty())),
+            Some(_) => Err(self.wrong("not formatted correctly. 'signature_name' key must be a string value.")),
+        }
+    }
+
+    /// `INVALID_ARGUMENT` about the document as a whole.
+    pub(super) fn wrong(&self, what: &str) -> Status {
+        Status::invalid_argument(format!("JSON Value: {} {what}", dump(self.text)))
+    }
+
+    /// Reads the top-level object, which starts here.
+    fn members(&mut self, scanner: &mut Scanner<'a>, max_depth: usize) -> Result<(), SyntaxError> {
+        scanner.advance(1);
+        scanner.whitespace();
+        if scanner.take(b'}') {
+            return Ok(());
+        }
+        loop {
+            let name = scanner.member_name()?;
+            let start = scanner.at();
+            let scalars = scanner.value(max_depth)?;
+            self.remember(name, Member { text: scanner.since(start), scalars });
+            scanner.whitespace();
+            match scanner.peek() {
+                b',' => scanner.advance(1),
+                b'}' => {
+                    scanner.advance(1);
+                    return Ok(());
+                }
+                _ => return Err(SyntaxError { reason: Reason::MemberEndMissing, offset: scanner.at() }),
+            }
+            scanner.whitespace();
+        }
+    }
+
+    fn remember(&mut self, name: &[u8], member: Member<'a>) {
+        match &*text::unescaped(name) {
+            b"signature_name" => _ = self.signature_name.get_or_insert(member.text),
+            b"instances" => _ = self.instances.get_or_insert(member),
+            b"inputs" => _ = self.inputs.get_or_insert(member),
+            _ => {}
+        }
+    }
+}
+
+fn refusal(error: SyntaxError, limits: &Limits) -> Status {
+    let SyntaxError { reason, offset } = error;
+    let mut message = format!("JSON Parse error: {} at offset: {offset}", reason.text());
+    if reason == Reason::TooDeep {
+        _ = write!(message, ". max_json_depth is {}", limits.max_json_depth);
+    }
+    Status::invalid_argument(message)
+}

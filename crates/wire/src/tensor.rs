@@ -1,0 +1,521 @@
+//! `TensorProto` to tensor and back: values are copied once, as memory wherever their encoding allows it.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes};
+use prost::encoding::{WireType, decode_varint, encode_key, encode_varint, encoded_len_varint, key_len};
+use servable_core::tensor::{AlignedBytes, aligned_bytes};
+use servable_core::{DataType, Limits, Shape, Status, Tensor};
+use smallvec::SmallVec;
+
+use crate::fields::{Field, Fields, Malformed};
+
+mod number {
+    pub(super) const DTYPE: u32 = 1;
+    pub(super) const SHAPE: u32 = 2;
+    pub(super) const CONTENT: u32 = 4;
+    pub(super) const STRING_VAL: u32 = 8;
+    pub(super) const SHAPE_DIM: u32 = 2;
+    pub(super) const DIM_SIZE: u32 = 1;
+}
+
+/// How the typed field of a data type holds its values.
+#[derive(Clone, Copy)]
+enum Encoding {
+    /// Packed little-endian units of so many bytes: the values' own memory.
+    Packed { unit: usize },
+    /// The values' own memory as bytes.
+    Raw,
+    /// Varints of signed values.
+    Signed,
+    /// Varints of unsigned values.
+    Unsigned,
+}
+
+/// The typed field of a fixed-size data type, and its encoding.
+fn typed_field(dtype: DataType) -> Option<(u32, Encoding)> {
+    Some(match dtype {
+        DataType::Float => (5, Encoding::Packed { unit: 4 }),
+        DataType::Double => (6, Encoding::Packed { unit: 8 }),
+        DataType::Complex64 => (9, Encoding::Packed { unit: 4 }),
+        DataType::Complex128 => (12, Encoding::Packed { unit: 8 }),
+        DataType::Int32 | DataType::Int16 | DataType::Int8 | DataType::Qint8 | DataType::Qint16 | DataType::Qint32 => {
+            (7, Encoding::Signed)
+        }
+        DataType::Int4 => (7, Encoding::Signed),
+        DataType::Uint8 | DataType::Uint16 | DataType::Quint8 | DataType::Quint16 | DataType::Uint4 => {
+            (7, Encoding::Unsigned)
+        }
+        DataType::Int64 => (10, Encoding::Signed),
+        DataType::Bool => (11, Encoding::Unsigned),
+        DataType::Half | DataType::Bfloat16 => (13, Encoding::Unsigned),
+        DataType::Uint32 => (16, Encoding::Unsigned),
+        DataType::Uint64 => (17, Encoding::Unsigned),
+        DataType::Float8E5m2 | DataType::Float8E4m3fn => (18, Encoding::Raw),
+        DataType::String | DataType::Resource | DataType::Variant => return None,
+    })
+}
+
+/// A `TensorProto` in place: its parts found, its values not yet read.
+#[derive(Clone, Debug, Default)]
+pub struct TensorView<'a> {
+    dtype: i32,
+    sizes: SmallVec<[i64; 4]>,
+    content: &'a [u8],
+    /// Every other field that may hold values, with its number.
+    values: SmallVec<[(u32, Field<'a>); 1]>,
+}
+
+impl<'a> TensorView<'a> {
+    /// Takes the fields of another encoding of the same message: what protobuf calls merging.
+    pub fn merge(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
+        for field in Fields::of(message) {
+            match field? {
+                (number::DTYPE, value) => self.dtype = value.varint()? as i32,
+                (number::SHAPE, value) => self.merge_shape(value.bytes()?)?,
+                (number::CONTENT, value) => self.content = value.bytes()?,
+                (number, value) => self.values.push((number, value)),
+            }
+        }
+        Ok(())
+    }
+
+    fn merge_shape(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
+        for field in Fields::of(message) {
+            if let (number::SHAPE_DIM, value) = field? {
+                let mut size = 0;
+                for field in Fields::of(value.bytes()?) {
+                    if let (number::DIM_SIZE, value) = field? {
+                        size = value.varint()? as i64;
+                    }
+                }
+                self.sizes.push(size);
+            }
+        }
+        Ok(())
+    }
+
+    /// The tensor for the input called `name`.
+    ///
+    /// Fewer values than elements: the last one repeats; none: zeros; more: the rest is ignored. `INVALID_ARGUMENT` for
+    /// what is no tensor, `RESOURCE_EXHAUSTED` for one beyond the limits.
+    pub fn to_tensor(&self, name: &str, limits: &Limits) -> Result<Tensor, Status> {
+        let parse_error = || Status::invalid_argument(format!("tensor parsing error: {name}"));
+        let dtype = DataType::from_number(self.dtype).ok_or_else(parse_error)?;
+        let shape = Shape::new(self.sizes.iter().copied()).ok_or_else(parse_error)?;
+        let elements = shape.elements();
+        if elements > limits.max_tensor_elements {
+            return Err(Status::resource_exhausted(format!(
+                "input {name} has {elements} elements; this server takes at most {} (max_tensor_elements)",
+                limits.max_tensor_elements
+            )));
+        }
+        if dtype == DataType::String {
+            let strings = if elements == 0 {
+                Vec::new()
+            } else if self.content.is_empty() {
+                self.typed_strings(name, elements, limits)?
+            } else {
+                strings_of_content(self.content, elements).ok_or_else(parse_error)?
+            };
+            return Tensor::strings(shape, Arc::new(strings));
+        }
+        let (Some(size), Some((field, encoding))) = (dtype.size(), typed_field(dtype)) else {
+            return Err(parse_error());
+        };
+        let bytes = if elements == 0 {
+            aligned_bytes(0)
+        } else if self.content.is_empty() {
+            self.typed_values(name, elements, size, field, encoding, limits)?
+        } else if self.content.len() == elements * size {
+            let mut bytes = aligned_bytes(self.content.len());
+            bytes.extend_from_slice(self.content);
+            bytes
+        } else {
+            return Err(parse_error());
+        };
+        Tensor::fixed(dtype, shape, Arc::new(bytes))
+    }
+
+    fn chunks(&self, field: u32) -> impl Iterator<Item = Field<'a>> {
+        self.values.iter().filter(move |(number, _)| *number == field).map(|(_, value)| *value)
+    }
+
+    fn typed_values(
+        &self,
+        name: &str,
+        elements: usize,
+        size: usize,
+        field: u32,
+        encoding: Encoding,
+        limits: &Limits,
+    ) -> Result<AlignedBytes, Status> {
+        let wanted = elements * size;
+        let on_the_wire: usize = self.chunks(field).map(|chunk| most_values(chunk, encoding, size)).sum();
+        check_repeated(name, wanted.saturating_sub(on_the_wire.saturating_mul(size)), limits)?;
+        let mut bytes = aligned_bytes(wanted);
+        for chunk in self.chunks(field) {
+            append_values(&mut bytes, chunk, encoding, size, wanted)?;
+        }
+        bytes.truncate(bytes.len() / size * size);
+        repeat_last(&mut bytes, size, wanted);
+        Ok(bytes)
+    }
+
+    fn typed_strings(&self, name: &str, elements: usize, limits: &Limits) -> Result<Vec<Bytes>, Status> {
+        let given = self.chunks(number::STRING_VAL).count();
+        check_repeated(name, elements.saturating_sub(given).saturating_mul(size_of::<Bytes>()), limits)?;
+        let mut strings = Vec::with_capacity(elements);
+        for chunk in self.chunks(number::STRING_VAL).take(elements) {
+            strings.push(Bytes::copy_from_slice(chunk.bytes()?));
+        }
+        let last = strings.last().cloned().unwrap_or_default();
+        strings.resize(elements, last);
+        Ok(strings)
+    }
+}
+
+fn check_repeated(name: &str, repeated: usize, limits: &Limits) -> Result<(), Status> {
+    if repeated <= limits.max_repeated_bytes {
+        return Ok(());
+    }
+    Err(Status::resource_exhausted(format!(
+        "input {name} stands for {repeated} bytes of values that its message does not hold; this server fills in at most \
+         {} (max_repeated_bytes)",
+        limits.max_repeated_bytes
+    )))
+}
+
+/// No chunk holds more values than this.
+fn most_values(chunk: Field<'_>, encoding: Encoding, size: usize) -> usize {
+    match (chunk, encoding) {
+        (Field::Bytes(bytes), Encoding::Packed { .. }) => bytes.len() / size,
+        (Field::Bytes(bytes), _) => bytes.len(),
+        _ => 1,
+    }
+}
+
+/// Appends the values of a chunk, until there are `wanted` bytes.
+fn append_values(
+    bytes: &mut AlignedBytes,
+    chunk: Field<'_>,
+    encoding: Encoding,
+    size: usize,
+    wanted: usize,
+) -> Result<(), Malformed> {
+    let room = wanted - bytes.len();
+    match (encoding, chunk) {
+        (Encoding::Packed { unit }, Field::Bytes(values)) if values.len() % unit == 0 => {
+            bytes.extend_from_slice(&values[..values.len().min(room)]);
+        }
+        (Encoding::Packed { unit }, Field::Fixed(value)) if value.len() == unit => {
+            bytes.extend_from_slice(&value[..unit.min(room)]);
+        }
+        (Encoding::Raw, Field::Bytes(values)) => bytes.extend_from_slice(&values[..values.len().min(room)]),
+        (Encoding::Signed | Encoding::Unsigned, Field::Bytes(mut values)) => {
+            while !values.is_empty() {
+                let value = decode_varint(&mut values)?;
+                if bytes.len() < wanted {
+                    append_integer(bytes, value, size);
+                }
+            }
+        }
+        (Encoding::Signed | Encoding::Unsigned, Field::Varint(value)) => {
+            if room > 0 {
+                append_integer(bytes, value, size);
+            }
+        }
+        _ => return Err(Malformed),
+    }
+    Ok(())
+}
+
+/// The low bytes of the value: wider values wrap, as a narrowing conversion does in C.
+fn append_integer(bytes: &mut AlignedBytes, value: u64, size: usize) {
+    bytes.extend_from_slice(&value.to_le_bytes()[..size]);
+}
+
+/// Fills up with the last value, or with zeros where there is none.
+fn repeat_last(bytes: &mut AlignedBytes, size: usize, wanted: usize) {
+    if bytes.len() >= wanted {
+        return;
+    }
+    let mut last = [0_u8; 16];
+    if let Some(start) = bytes.len().checked_sub(size) {
+        last[..size].copy_from_slice(&bytes[start..]);
+    }
+    if last[..size].iter().all(|byte| *byte == last[0]) {
+        bytes.resize(wanted, last[0]);
+        return;
+    }
+    let start = bytes.len();
+    bytes.resize(wanted, 0);
+    for value in bytes[start..].chunks_exact_mut(size) {
+        value.copy_from_slice(&last[..size]);
+    }
+}
+
+/// Strings in `tensor_content`: all lengths as varints, then all bytes. `None` unless they are exactly `elements`.
+fn strings_of_content(content: &[u8], elements: usize) -> Option<Vec<Bytes>> {
+    if elements > content.len() {
+        return None; // every length takes a byte at least
+    }
+    let mut rest = content;
+    let mut lengths = Vec::with_capacity(elements);
+    for _ in 0..elements {
+        lengths.push(usize::try_from(decode_varint(&mut rest).ok()?).ok()?);
+    }
+    let mut strings = Vec::with_capacity(elements);
+    for length in lengths {
+        let (string, after) = rest.split_at_checked(length)?;
+        strings.push(Bytes::copy_from_slice(string));
+        rest = after;
+    }
+    rest.is_empty().then_some(strings)
+}
+
+/// How an answer holds its values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// In the typed field of the data type.
+    Typed,
+    /// In `tensor_content`.
+    Content,
+}
+
+/// The parts of a `TensorProto` to be written, with its length.
+pub struct TensorWriter<'a> {
+    tensor: &'a Tensor,
+    form: Form,
+    shape_length: usize,
+    /// Bytes inside the value field; for typed strings, which take a field each, of all those fields together.
+    values_length: usize,
+    length: usize,
+}
+
+impl<'a> TensorWriter<'a> {
+    pub fn new(tensor: &'a Tensor, form: Form) -> Self {
+        let shape_length =
+            tensor.shape().sizes().iter().map(|size| delimited(number::SHAPE_DIM, dim_length(*size))).sum();
+        let mut writer = Self { tensor, form, shape_length, values_length: 0, length: 0 };
+        writer.values_length = writer.measure_values();
+        writer.length = key_len(number::DTYPE)
+            + encoded_len_varint(tensor.dtype() as u64)
+            + delimited(number::SHAPE, shape_length)
+            + writer.values_field_length();
+        writer
+    }
+
+    /// Bytes of the whole message.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    pub fn is_empty(&self) -> bool {
+        false // a data type and a shape are always written
+    }
+
+    fn measure_values(&self) -> usize {
+        let tensor = self.tensor;
+        if let Some(strings) = tensor.string_values() {
+            let lengths = (0..strings.len()).map(|index| strings.get(index).len());
+            return match self.form {
+                Form::Typed => lengths.map(|length| delimited(number::STRING_VAL, length)).sum(),
+                Form::Content => lengths.map(|length| encoded_len_varint(length as u64) + length).sum(),
+            };
+        }
+        let bytes = tensor.bytes();
+        match (self.form, typed_field(tensor.dtype())) {
+            (Form::Typed, Some((_, encoding @ (Encoding::Signed | Encoding::Unsigned)))) => {
+                integers(tensor, encoding).map(encoded_len_varint).sum()
+            }
+            _ => bytes.len(),
+        }
+    }
+
+    fn values_field_length(&self) -> usize {
+        let typed_strings = self.tensor.dtype() == DataType::String && self.form == Form::Typed;
+        match self.values_length {
+            0 => 0,
+            length if typed_strings => length,
+            length => delimited(self.values_field(), length),
+        }
+    }
+
+    fn values_field(&self) -> u32 {
+        match (self.form, typed_field(self.tensor.dtype())) {
+            (Form::Typed, Some((field, _))) => field,
+            _ => number::CONTENT,
+        }
+    }
+
+    pub fn write(&self, buffer: &mut impl BufMut) {
+        let tensor = self.tensor;
+        encode_key(number::DTYPE, WireType::Varint, buffer);
+        encode_varint(tensor.dtype() as u64, buffer);
+        start(number::SHAPE, self.shape_length, buffer);
+        for size in tensor.shape().sizes() {
+            start(number::SHAPE_DIM, dim_length(*size), buffer);
+            if *size != 0 {
+                encode_key(number::DIM_SIZE, WireType::Varint, buffer);
+                encode_varint(*size as u64, buffer);
+            }
+        }
+        if self.values_length == 0 {
+            return;
+        }
+        if let Some(strings) = tensor.string_values() {
+            let all = || (0..strings.len()).map(|index| strings.get(index));
+            if self.form == Form::Typed {
+                for string in all() {
+                    start(number::STRING_VAL, string.len(), buffer);
+                    buffer.put_slice(string);
+                }
+                return;
+            }
+            start(number::CONTENT, self.values_length, buffer);
+            all().for_each(|string| encode_varint(string.len() as u64, buffer));
+            all().for_each(|string| buffer.put_slice(string));
+            return;
+        }
+        start(self.values_field(), self.values_length, buffer);
+        match (self.form, typed_field(tensor.dtype())) {
+            (Form::Typed, Some((_, encoding @ (Encoding::Signed | Encoding::Unsigned)))) => {
+                integers(tensor, encoding).for_each(|value| encode_varint(value, buffer));
+            }
+            _ => buffer.put_slice(tensor.bytes()),
+        }
+    }
+}
+
+/// The values of an integer tensor, as the 64 bits that a varint encodes: negative ones with their sign extended.
+fn integers(tensor: &Tensor, encoding: Encoding) -> impl Iterator<Item = u64> {
+    let size = tensor.dtype().size().unwrap_or(1);
+    let shift = 64 - 8 * size as u32;
+    tensor.bytes().chunks_exact(size).map(move |value| {
+        let mut wide = [0_u8; 8];
+        wide[..size].copy_from_slice(value);
+        let bits = u64::from_le_bytes(wide);
+        match encoding {
+            Encoding::Signed => (((bits << shift) as i64) >> shift) as u64,
+            _ => bits,
+        }
+    })
+}
+
+fn dim_length(size: i64) -> usize {
+    if size == 0 { 0 } else { key_len(number::DIM_SIZE) + encoded_len_varint(size as u64) }
+}
+
+/// Bytes of a length-delimited field with so many bytes inside.
+pub(crate) fn delimited(field: u32, length: usize) -> usize {
+    key_len(field) + encoded_len_varint(length as u64) + length
+}
+
+/// Writes key and length of a length-delimited field.
+pub(crate) fn start(field: u32, length: usize, buffer: &mut impl BufMut) {
+    encode_key(field, WireType::LengthDelimited, buffer);
+    encode_varint(length as u64, buffer);
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::messages::tensorflow::{TensorProto, TensorShapeProto, tensor_shape_proto::Dim};
+
+    fn proto(dtype: DataType, sizes: &[i64]) -> TensorProto {
+        let dim = sizes.iter().map(|size| Dim { size: *size, name: String::new() }).collect();
+        let tensor_shape = Some(TensorShapeProto { dim, unknown_rank: false });
+        TensorProto { dtype: dtype as i32, tensor_shape, ..TensorProto::default() }
+    }
+
+    fn read(proto: &TensorProto) -> Result<Tensor, Status> {
+        let bytes = proto.encode_to_vec();
+        let mut view = TensorView::default();
+        view.merge(&bytes)?;
+        view.to_tensor("x", &Limits::default())
+    }
+
+    fn floats(tensor: &Tensor) -> Vec<f32> {
+        tensor.bytes().chunks_exact(4).map(|value| f32::from_le_bytes(value.try_into().expect("four bytes"))).collect()
+    }
+
+    #[test]
+    fn values_are_cut_repeated_or_zero() {
+        let with = |values: &[f32]| TensorProto { float_val: values.to_vec(), ..proto(DataType::Float, &[3]) };
+        assert_eq!(floats(&read(&with(&[1.0, 2.0, 3.0, 4.0])).expect("valid")), [1.0, 2.0, 3.0]);
+        assert_eq!(floats(&read(&with(&[1.0, 2.0])).expect("valid")), [1.0, 2.0, 2.0]);
+        assert_eq!(floats(&read(&with(&[])).expect("valid")), [0.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn every_type_comes_back_as_it_went() {
+        for dtype in DataType::ALL.iter().filter(|dtype| dtype.size().is_some()) {
+            let size = dtype.size().expect("filtered");
+            let mut values = aligned_bytes(3 * size);
+            let unit = if *dtype == DataType::Bool { 2 } else { 251 };
+            (0..3 * size).for_each(|index| values.push(((index * 37 + 129) % unit) as u8));
+            let shape = Shape::new([3, 1]).expect("valid");
+            let tensor = Tensor::fixed(*dtype, shape, Arc::new(values)).expect("sizes agree");
+            for form in [Form::Typed, Form::Content] {
+                let writer = TensorWriter::new(&tensor, form);
+                let mut bytes = Vec::new();
+                writer.write(&mut bytes);
+                assert_eq!(bytes.len(), writer.len(), "{dtype} {form:?}");
+                TensorProto::decode(&*bytes).expect("prost reads it too");
+                let mut view = TensorView::default();
+                view.merge(&bytes).expect("well formed");
+                let again = view.to_tensor("x", &Limits::default()).expect("valid");
+                assert_eq!(again.bytes(), tensor.bytes(), "{dtype} {form:?}");
+                assert_eq!(again.shape(), tensor.shape());
+            }
+        }
+    }
+
+    #[test]
+    fn strings_come_back_as_they_went() {
+        let strings = vec![Bytes::from_static(b"a"), Bytes::new(), Bytes::from_static(b"\xff\0")];
+        let tensor = Tensor::strings(Shape::new([3]).expect("valid"), Arc::new(strings)).expect("counts agree");
+        for form in [Form::Typed, Form::Content] {
+            let writer = TensorWriter::new(&tensor, form);
+            let mut bytes = Vec::new();
+            writer.write(&mut bytes);
+            assert_eq!(bytes.len(), writer.len());
+            let mut view = TensorView::default();
+            view.merge(&bytes).expect("well formed");
+            let again = view.to_tensor("x", &Limits::default()).expect("valid");
+            let strings = again.string_values().expect("strings");
+            assert_eq!((strings.get(0), strings.get(1), strings.get(2)), (&b"a"[..], &b""[..], &b"\xff\0"[..]));
+        }
+    }
+
+    #[test]
+    fn what_is_no_tensor_is_named() {
+        let wrong = [
+            TensorProto { dtype: 0, ..proto(DataType::Float, &[1]) },
+            TensorProto { dtype: 77, ..proto(DataType::Float, &[1]) },
+            proto(DataType::Resource, &[1]),
+            proto(DataType::Float, &[-1]),
+            proto(DataType::Float, &[i64::MAX, 4]),
+            proto(DataType::Float, &[1; 255]),
+            TensorProto { tensor_content: vec![0; 3].into(), ..proto(DataType::Float, &[1]) },
+            TensorProto { tensor_content: vec![0; 8].into(), ..proto(DataType::Float, &[1]) },
+            TensorProto { tensor_content: vec![1, 9, b'a'].into(), ..proto(DataType::String, &[2]) },
+            TensorProto { tensor_content: vec![1, b'a', b'b'].into(), ..proto(DataType::String, &[1]) },
+        ];
+        for proto in wrong {
+            let status = read(&proto).expect_err("no tensor");
+            assert_eq!(status, Status::invalid_argument("tensor parsing error: x"));
+        }
+    }
+
+    #[test]
+    fn a_small_message_cannot_ask_for_much_memory() {
+        let status = read(&proto(DataType::Double, &[1 << 27])).expect_err("a gigabyte of zeros");
+        assert!(status.message.contains("max_repeated_bytes"), "{status}");
+        let status = read(&proto(DataType::Uint8, &[1 << 40])).expect_err("beyond all limits");
+        assert!(status.message.contains("max_tensor_elements"), "{status}");
+    }
+}

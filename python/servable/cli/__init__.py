@@ -1,0 +1,1 @@
+"""The commands `servable` and `tensorflow_model_server`."""

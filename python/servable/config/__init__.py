@@ -1,0 +1,1 @@
+"""Intent as values: flags and configuration files, read once, frozen."""

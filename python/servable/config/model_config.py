@@ -1,0 +1,167 @@
+"""Which models to serve: `tensorflow.serving.ModelServerConfig` as frozen values, and the rules for a list."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from servable.config.codec import Codec
+from servable.errors import FailedPreconditionError, InvalidArgumentError, UnimplementedError
+
+__all__ = [
+    "All",
+    "Latest",
+    "ModelConfig",
+    "Policy",
+    "Specific",
+    "check_labels",
+    "check_list",
+    "check_platforms",
+    "from_json",
+    "from_text",
+]
+
+MESSAGE = "tensorflow.serving.ModelServerConfig"
+
+
+@dataclass(frozen=True)
+class Latest:
+    """The versions with the highest numbers."""
+
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class All:
+    """Every version there is."""
+
+
+@dataclass(frozen=True)
+class Specific:
+    """These versions, as far as they exist."""
+
+    versions: tuple[int, ...]
+
+
+Policy = Latest | All | Specific
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One model to serve."""
+
+    name: str
+    base_path: str
+    platform: str = "tensorflow"
+    policy: Policy = Latest()
+    labels: Mapping[str, int] = field(default_factory=dict)
+
+
+def from_text(text: str, codec: Codec) -> tuple[ModelConfig, ...] | None:
+    """The models in a configuration file; `None` if it holds no list. `ValueError` if the text is malformed."""
+    import json
+
+    return from_json(json.loads(codec.decode_message(MESSAGE, codec.encode_text(MESSAGE, text))))
+
+
+def from_json(config: Mapping[str, Any]) -> tuple[ModelConfig, ...] | None:
+    """The models in a decoded `ModelServerConfig`; `None` if it holds no list."""
+    if "custom_model_config" in config:
+        raise UnimplementedError("ModelServer does not yet support custom model config.")
+    if "model_config_list" not in config:
+        return None
+    return tuple(_model(model) for model in config["model_config_list"].get("config", ()))
+
+
+def _model(model: Mapping[str, Any]) -> ModelConfig:
+    name = model.get("name", "")
+    if "logging_config" in model:
+        raise InvalidArgumentError(
+            f"No request-logger-creator provided. Model {name} has a logging_config; requests cannot be logged yet."
+        )
+    return ModelConfig(
+        name=name,
+        base_path=model.get("base_path", ""),
+        platform=_platform(name, model.get("model_type"), model.get("model_platform")),
+        policy=_policy(model.get("model_version_policy", {})),
+        labels=model.get("version_labels", {}),
+    )
+
+
+def _platform(name: str, model_type: str | None, platform: str | None) -> str:
+    fields = "ModelServerConfig::model_type (deprecated) {} ModelServerConfig::model_platform, model name is " + name
+    if model_type and platform:
+        raise InvalidArgumentError("Illegal setting both " + fields.format("and"))
+    if not model_type and not platform:
+        raise InvalidArgumentError("Illegal setting neither " + fields.format("nor"))
+    if model_type and model_type != "TENSORFLOW":
+        raise InvalidArgumentError(f"ModelServerConfig::model_type choice {model_type} not supported.")
+    return platform or "tensorflow"
+
+
+def _policy(policy: Mapping[str, Any]) -> Policy:
+    if "all" in policy:
+        return All()
+    if "specific" in policy:
+        return Specific(tuple(policy["specific"].get("versions", ())))
+    return Latest(policy.get("latest", {}).get("num_versions", 0) or 1)
+
+
+def check_list(models: Sequence[ModelConfig], before: Sequence[ModelConfig] = ()) -> None:
+    """Refuse a list that contradicts itself, or the one it is to replace."""
+    seen = set()
+    for model in models:
+        if not model.name:
+            raise InvalidArgumentError(f"Expected every model to have a name; the one at {model.base_path} has none")
+        if model.name in seen:
+            raise InvalidArgumentError(f"Illegal to list model {model.name} multiple times in config list")
+        seen.add(model.name)
+    for model in models:
+        is_uri = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", model.base_path)
+        if not model.base_path.startswith("/") and not is_uri:
+            raise InvalidArgumentError(
+                f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
+            )
+        if is_uri:
+            raise UnimplementedError(f"Model {model.name}: cannot read {model.base_path}, only local folders so far")
+    platforms = {model.name: model.platform for model in before}
+    for model in models:
+        platform = platforms.get(model.name, model.platform)
+        if platform != model.platform:
+            raise InvalidArgumentError(
+                f"Illegal to change a model's platform. For model {model.name} platform was {platform} and new "
+                f"platform requested is {model.platform}"
+            )
+
+
+def check_labels(
+    models: Sequence[ModelConfig],
+    *,
+    before: Sequence[ModelConfig] = (),
+    available: Mapping[str, Collection[int]],
+    allow_unavailable: bool,
+) -> None:
+    """Refuse a label on a version that requests cannot reach.
+
+    With `allow_unavailable` a label may do so if it is new, or stays where it is; it may not move there.
+    """
+    labels = {model.name: model.labels for model in before}
+    for model in models:
+        for label, version in model.labels.items():
+            if version in available.get(model.name, ()):
+                continue
+            if allow_unavailable and labels.get(model.name, {}).get(label, version) == version:
+                continue
+            raise FailedPreconditionError(
+                f"Request to assign label to version {version} of model {model.name}, which is not currently available "
+                "for inference"
+            )
+
+
+def check_platforms(models: Sequence[ModelConfig], platforms: Collection[str]) -> None:
+    """Refuse a platform that is not in the table."""
+    for model in models:
+        if model.platform not in platforms:
+            raise InvalidArgumentError(f"Model {model.name} requests unsupported platform {model.platform}")

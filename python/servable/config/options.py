@@ -1,0 +1,383 @@
+"""Every option of the server, declared once: flags, help and reference page are derived from this table."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+__all__ = ["OPTIONS", "Group", "Kind", "Option", "Support", "Value"]
+
+Value = bool | int | float | str | tuple[str, ...] | None
+
+INT32_MAX = 2**31 - 1
+
+
+class Kind(enum.Enum):
+    """The type of an option's value, as usage texts print it."""
+
+    BOOL = "bool"
+    INT32 = "int32"
+    INT64 = "int64"
+    FLOAT = "float"
+    STRING = "string"
+    LIST = "string, repeatable"
+
+
+class Group(enum.Enum):
+    """Where an option stands in the help."""
+
+    NETWORK = "Network"
+    MODELS = "Models and versions"
+    TENSORFLOW = "Loading and TensorFlow"
+    BEHAVIOUR = "Behaviour and monitoring"
+    LIMITS = "Limits"
+    BATCHING = "Batching"
+    COMMAND = "This command"
+
+
+class Support(enum.Enum):
+    """What servable does with an option."""
+
+    FULL = "full"
+    WITHOUT_EFFECT = "accepted with any value: what it asks for has no meaning here"
+    NOT_YET = "only its default is accepted"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option. `default` is what holds if it is not given; `None` if that is decided elsewhere."""
+
+    name: str
+    kind: Kind
+    default: Value
+    group: Group
+    sentence: str
+    unit: str = ""
+    at_least: float | None = None
+    at_most: float | None = None
+    support: Support = Support.FULL
+
+
+def _network() -> tuple[Option, ...]:
+    group = Group.NETWORK
+
+    def port(name: str, default: int, sentence: str) -> Option:
+        return Option(name, Kind.INT32, default, group, sentence, at_least=0, at_most=65535)
+
+    return (
+        port("port", 8500, "TCP port for gRPC; 0 for none."),
+        port("rest_api_port", 0, "TCP port for REST and metrics; 0 for none."),
+        Option("grpc_socket_path", Kind.STRING, "", group, "Listen for gRPC on this Unix socket as well."),
+        Option(
+            "bind_host",
+            Kind.STRING,
+            "",
+            group,
+            "Address to listen on. If empty, gRPC listens on 0.0.0.0 and REST on [::] (IPv4 and IPv6).",
+        ),
+        Option(
+            "rest_api_timeout_in_ms",
+            Kind.INT32,
+            30_000,
+            group,
+            "Longest run of a REST request; no limit if 0 or less.",
+            unit="ms",
+        ),
+        Option("rest_api_enable_cors_support", Kind.BOOL, False, group, "Add CORS headers to REST answers."),
+        Option(
+            "grpc_max_threads",
+            Kind.INT32,
+            0,
+            group,
+            "Most runs at a time outside the network threads; 0 leaves it to the engine.",
+            at_least=0,
+        ),
+        Option(
+            "enable_grpc_healthcheck_service", Kind.BOOL, False, group, "Answer grpc.health.v1.Health on the gRPC port."
+        ),
+        Option(
+            "drain_timeout_seconds",
+            Kind.FLOAT,
+            30.0,
+            group,
+            "How long requests in flight may take to finish after SIGTERM or SIGINT.",
+            unit="s",
+            at_least=0,
+        ),
+        Option(
+            "rest_api_num_threads",
+            Kind.INT32,
+            None,
+            group,
+            "REST shares the engine's network threads; a number of HTTP threads has no meaning here.",
+            support=Support.WITHOUT_EFFECT,
+        ),
+        Option(
+            "enable_profiler",
+            Kind.BOOL,
+            True,
+            group,
+            "There is no profiler service on the gRPC port.",
+            support=Support.WITHOUT_EFFECT,
+        ),
+        Option(
+            "grpc_channel_arguments", Kind.STRING, "", group, "Arguments for the gRPC library.", support=Support.NOT_YET
+        ),
+        Option("use_alts_credentials", Kind.BOOL, False, group, "Google ALTS credentials.", support=Support.NOT_YET),
+        Option("ssl_config_file", Kind.STRING, "", group, "TLS for gRPC.", support=Support.NOT_YET),
+    )
+
+
+def _models() -> tuple[Option, ...]:
+    group = Group.MODELS
+    return (
+        Option("model_name", Kind.STRING, "default", group, "Name of the one model; see model_base_path."),
+        Option(
+            "model_base_path",
+            Kind.STRING,
+            "",
+            group,
+            "Absolute path of the folder that holds the one model's version folders.",
+        ),
+        Option(
+            "model_config_file",
+            Kind.STRING,
+            "",
+            group,
+            "File with a ModelServerConfig (protobuf text) to serve many models; takes precedence over model_name and "
+            "model_base_path.",
+        ),
+        Option(
+            "model_config_file_poll_wait_seconds",
+            Kind.INT32,
+            0,
+            group,
+            "Read model_config_file again this often; never if 0 or less.",
+            unit="s",
+        ),
+        Option(
+            "file_system_poll_wait_seconds",
+            Kind.INT32,
+            1,
+            group,
+            "Look for new versions this often; 0: at start-up and reloads only, less: never.",
+            unit="s",
+        ),
+        Option(
+            "allow_version_labels_for_unavailable_models",
+            Kind.BOOL,
+            False,
+            group,
+            "A new label may point at a version that is not available (yet).",
+        ),
+        Option(
+            "num_load_threads",
+            Kind.INT32,
+            0,
+            group,
+            "Versions loaded at a time once the server is up; 0 means 1.",
+            at_least=0,
+        ),
+        Option("num_unload_threads", Kind.INT32, 0, group, "Versions unloaded at a time; 0 means 1.", at_least=0),
+        Option("max_num_load_retries", Kind.INT32, 5, group, "Further attempts after a load has failed.", at_least=0),
+        Option(
+            "load_retry_interval_micros",
+            Kind.INT64,
+            60_000_000,
+            group,
+            "Time between attempts to load; none if 0 or less.",
+            unit="µs",
+        ),
+        Option(
+            "flush_filesystem_caches",
+            Kind.BOOL,
+            True,
+            group,
+            "There is no file system cache of ours to flush.",
+            support=Support.WITHOUT_EFFECT,
+        ),
+    )
+
+
+def _tensorflow() -> tuple[Option, ...]:
+    group = Group.TENSORFLOW
+
+    def threads(name: str, sentence: str) -> Option:
+        return Option(name, Kind.INT64, 0, group, sentence, at_least=0, at_most=INT32_MAX)
+
+    return (
+        Option("saved_model_tags", Kind.STRING, "serve", group, "Tags of the graph to load, separated by commas."),
+        Option(
+            "custom_op_library",
+            Kind.LIST,
+            (),
+            group,
+            "Library of custom ops to load before any model. The op libraries of installed packages such as "
+            "tensorflow-text are found without it.",
+        ),
+        Option(
+            "tensorflow_session_config_file",
+            Kind.STRING,
+            "",
+            group,
+            "File with a tensorflow.ConfigProto (protobuf text) for every session. What a flag sets, the flag decides.",
+        ),
+        threads(
+            "tensorflow_session_parallelism", "Threads inside ops and between ops, both; 0 leaves it to TensorFlow."
+        ),
+        threads("tensorflow_intra_op_parallelism", "Threads inside an op; 0 leaves it to TensorFlow."),
+        threads("tensorflow_inter_op_parallelism", "Ops that run at a time; 0 leaves it to TensorFlow."),
+        Option(
+            "per_process_gpu_memory_fraction",
+            Kind.FLOAT,
+            0.0,
+            group,
+            "Share of GPU memory to take; 0 leaves it to TensorFlow.",
+            at_least=0,
+            at_most=1,
+        ),
+        Option(
+            "enable_model_warmup",
+            Kind.BOOL,
+            True,
+            group,
+            "Warm-up records are not replayed yet, with either value.",
+            support=Support.WITHOUT_EFFECT,
+        ),
+        Option(
+            "num_request_iterations_for_warmup",
+            Kind.INT32,
+            0,
+            group,
+            "How often to replay warm-up records.",
+            support=Support.NOT_YET,
+        ),
+        Option(
+            "remove_unused_fields_from_bundle_metagraph",
+            Kind.BOOL,
+            True,
+            group,
+            "The graph's description is never kept.",
+            support=Support.WITHOUT_EFFECT,
+        ),
+        Option("prefer_tflite_model", Kind.BOOL, False, group, "Serve model.tflite.", support=Support.NOT_YET),
+        Option(
+            "num_tflite_pools",
+            Kind.INT32,
+            None,
+            group,
+            "Matters to prefer_tflite_model only.",
+            support=Support.WITHOUT_EFFECT,
+        ),
+        Option(
+            "num_tflite_interpreters_per_pool",
+            Kind.INT32,
+            1,
+            group,
+            "Matters to prefer_tflite_model only.",
+            support=Support.WITHOUT_EFFECT,
+        ),
+        Option("mixed_precision", Kind.STRING, "", group, "bfloat16 graph rewrite.", support=Support.NOT_YET),
+        Option(
+            "xla_cpu_compilation_enabled",
+            Kind.BOOL,
+            False,
+            group,
+            "Functions marked for XLA are always compiled.",
+            support=Support.WITHOUT_EFFECT,
+        ),
+        Option(
+            "xla_gpu_compilation_enabled",
+            Kind.BOOL,
+            False,
+            group,
+            "Functions marked for XLA are always compiled.",
+            support=Support.WITHOUT_EFFECT,
+        ),
+        Option(
+            "skip_initialize_tpu",
+            Kind.BOOL,
+            False,
+            group,
+            "TPUs are never initialised.",
+            support=Support.WITHOUT_EFFECT,
+        ),
+        Option("platform_config_file", Kind.STRING, "", group, "A platform map.", support=Support.NOT_YET),
+        Option("thread_pool_factory_config_file", Kind.STRING, "", group, "Thread pools.", support=Support.NOT_YET),
+    )
+
+
+def _behaviour() -> tuple[Option, ...]:
+    group = Group.BEHAVIOUR
+    return (
+        Option(
+            "enable_signature_method_name_check",
+            Kind.BOOL,
+            False,
+            group,
+            "Refuse a call whose method differs from the signature's method name.",
+        ),
+        Option(
+            "enable_serialization_as_tensor_content",
+            Kind.BOOL,
+            False,
+            group,
+            "Predict answers over gRPC carry tensor_content instead of typed values.",
+        ),
+        Option(
+            "monitoring_config_file",
+            Kind.STRING,
+            "",
+            group,
+            "File with a MonitoringConfig (protobuf text): metrics on the REST port.",
+        ),
+        Option("enable_batching", Kind.BOOL, False, Group.BATCHING, "Batch requests.", support=Support.NOT_YET),
+        Option(
+            "batching_parameters_file", Kind.STRING, "", Group.BATCHING, "Batching limits.", support=Support.NOT_YET
+        ),
+        Option(
+            "enable_per_model_batching_parameters",
+            Kind.BOOL,
+            False,
+            Group.BATCHING,
+            "Batching limits in the version folder.",
+            support=Support.NOT_YET,
+        ),
+    )
+
+
+def _limits() -> tuple[Option, ...]:
+    def limit(name: str, sentence: str, unit: str = "") -> Option:
+        return Option(name, Kind.INT64, None, Group.LIMITS, sentence, unit, at_least=1)
+
+    return (
+        limit("max_message_bytes", "Largest gRPC request, decompressed.", "bytes"),
+        limit("max_body_bytes", "Largest REST body as it comes over the wire.", "bytes"),
+        limit("max_decompressed_bytes", "Largest REST body after gunzip.", "bytes"),
+        limit("max_json_depth", "Deepest nesting of a JSON body."),
+        limit("max_tensor_elements", "Most elements of one tensor of a request."),
+        limit(
+            "max_repeated_bytes",
+            "Most bytes that one tensor of a gRPC request may gain by repeating its last value.",
+            "bytes",
+        ),
+        limit("max_output_bytes", "Largest answer.", "bytes"),
+        limit("max_connections", "Most connections at a time."),
+    )
+
+
+def _command() -> tuple[Option, ...]:
+    return (
+        Option("version", Kind.BOOL, False, Group.COMMAND, "Print the versions and exit."),
+        Option("help", Kind.BOOL, False, Group.COMMAND, "Print this help and exit."),
+    )
+
+
+OPTIONS: tuple[Option, ...] = (
+    *_network(),
+    *_models(),
+    *_tensorflow(),
+    *_behaviour(),
+    *_limits(),
+    *_command(),
+)

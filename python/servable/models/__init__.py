@@ -1,0 +1,1 @@
+"""Which versions should exist, and the work of getting there."""

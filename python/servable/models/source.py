@@ -1,0 +1,154 @@
+"""Which versions should exist: what the file system holds, as far as each model's policy asks for it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from servable.config.model_config import Latest, ModelConfig, Policy, Specific
+
+__all__ = ["Aspired", "FileSystemSource", "VersionFolder", "aspired", "folders_in", "versions_in"]
+
+log = logging.getLogger(__name__)
+
+INT64_MAX = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class VersionFolder:
+    """A folder whose name is a number."""
+
+    version: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Aspired:
+    """A version that should be served, and where it is."""
+
+    version: int
+    path: str
+    platform: str = "tensorflow"
+
+
+def versions_in(children: Iterable[str]) -> list[VersionFolder]:
+    """The versions among the names of a folder's children, ordered by name.
+
+    `00000123` is version 123. Names that are no whole number from 0 to 2^63 - 1 are not versions; renaming `7` to
+    `7.off` hides it.
+    """
+    names = sorted(name for name in children if re.fullmatch(r"[ \t]*\+?[0-9]+[ \t]*", name))
+    found = [VersionFolder(int(name), name) for name in names]
+    return [folder for folder in found if folder.version <= INT64_MAX]
+
+
+def aspired(policy: Policy, found: Sequence[VersionFolder]) -> list[VersionFolder]:
+    """What `policy` picks of what was found. Of two folders with the same number the one found last counts."""
+    by_number = {folder.version: folder for folder in found}
+    if isinstance(policy, Latest):
+        return [by_number[version] for version in sorted(by_number, reverse=True)[: max(1, policy.count)]]
+    if isinstance(policy, Specific):
+        return [by_number[version] for version in dict.fromkeys(policy.versions) if version in by_number]
+    return list(by_number.values())
+
+
+def folders_in(path: str) -> list[str]:
+    """The names of the folders in a folder. `OSError` if it cannot be read."""
+    with os.scandir(path) as entries:
+        return [entry.name for entry in entries if entry.is_dir()]
+
+
+class FileSystemSource:
+    """Scans the base paths of the configured models and announces what should be served.
+
+    `announce` gets whole lists: the versions of every model that was scanned, none for models that are gone. A model
+    whose base path cannot be read is left out, so that it keeps what it has; the others do not suffer.
+    """
+
+    def __init__(
+        self,
+        announce: Callable[[Mapping[str, Sequence[Aspired]]], None],
+        *,
+        folders: Callable[[str], Iterable[str]] = folders_in,
+        enabled: bool = True,
+    ) -> None:
+        self._announce = announce
+        self._folders = folders
+        self._enabled = enabled
+        self._scanning = threading.Lock()  # guards what follows, and the order of announcements
+        self._models: tuple[ModelConfig, ...] = ()
+        self._remarks: dict[str, list[str]] = {}
+
+    def replace(self, models: Sequence[ModelConfig]) -> Mapping[str, Sequence[Aspired]]:
+        """Scan these models from now on, beginning at once, and let go of the others. Returns what was announced."""
+        with self._scanning:
+            gone = {model.name for model in self._models} - {model.name for model in models}
+            self._models = tuple(models)
+            self._remarks = {model.name: self._remarks.get(model.name, []) for model in models}
+            return self._scan(dict.fromkeys(gone, ()))
+
+    def scan(self) -> None:
+        """Look again at every base path."""
+        with self._scanning:
+            self._scan({})
+
+    def run(self, period_s: float, stopped: threading.Event) -> None:
+        """Scan once per period until `stopped`."""
+        while not stopped.wait(period_s):
+            try:
+                self.scan()
+            except Exception:
+                log.exception("A scan for versions failed; the next one is in %s s", period_s)
+
+    def _scan(self, announcement: dict[str, Sequence[Aspired]]) -> Mapping[str, Sequence[Aspired]]:
+        for model in self._models if self._enabled else ():
+            try:
+                found = versions_in(self._folders(model.base_path))
+            except OSError as error:
+                problem = f"Could not find base path {model.base_path} for servable {model.name} with error "
+                self._remark(model, [problem + (error.strerror or str(error))])
+                continue
+            chosen = aspired(model.policy, found)
+            self._remark(model, _remarks(model, found, chosen))
+            announcement[model.name] = [
+                Aspired(folder.version, os.path.join(model.base_path, folder.name), model.platform) for folder in chosen
+            ]
+        if announcement:
+            self._announce(announcement)
+        return announcement
+
+    def _remark(self, model: ModelConfig, remarks: list[str]) -> None:
+        """Log what is remarkable about a model, once for as long as it stays the same."""
+        for remark in remarks:
+            if remark not in self._remarks[model.name]:
+                log.warning(remark)
+        self._remarks[model.name] = remarks
+
+
+def _remarks(model: ModelConfig, found: Sequence[VersionFolder], chosen: Sequence[VersionFolder]) -> list[str]:
+    remarks = []
+    if not chosen:
+        remarks.append(
+            f"No versions of servable {model.name} found under base path {model.base_path}. Did you forget to name "
+            "your leaf directory as a number (eg. '/1/')?"
+        )
+    by_number = {folder.version: folder for folder in found}
+    for folder in found:
+        winner = by_number[folder.version]
+        if winner is not folder:
+            remarks.append(
+                f"Version {folder.version} of servable {model.name} is there twice: '{winner.name}' is used, "
+                f"'{folder.name}' is not"
+            )
+    if isinstance(model.policy, Specific):
+        remarks += [
+            f"Version {version} of servable {model.name}, which was requested to be served as a 'specific' version in "
+            "the servable's version policy, was not found in the file system"
+            for version in model.policy.versions
+            if version not in by_number
+        ]
+    return remarks

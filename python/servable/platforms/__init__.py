@@ -1,0 +1,1 @@
+"""Kinds of models: how a folder becomes something that answers requests."""

@@ -1,0 +1,67 @@
+"""The contract of a platform, and the table of platforms: what `model_platform` may name."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
+
+from servable.errors import FailedPreconditionError
+from servable.types import SessionSpec
+
+if TYPE_CHECKING:
+    from servable.models.loader import Loader
+
+__all__ = ["PLATFORMS", "Platform", "PlatformFactory", "PlatformSettings", "Platforms"]
+
+PLATFORMS: Mapping[str, str] = {"tensorflow": "servable.platforms.tensorflow:open_tensorflow"}
+"""Import strings of `PlatformFactory`s by the names that configuration uses."""
+
+
+@dataclass(frozen=True)
+class PlatformSettings:
+    """What the command line says to platforms."""
+
+    session: SessionSpec
+    op_libraries: tuple[str, ...] = ()
+
+
+class Platform(Protocol):
+    """A kind of models. There is one object per name and process; it must be quick to make."""
+
+    def loader(self, name: str, version: int, path: str) -> Loader:
+        """A loader for one attempt to load the model version in the folder `path`.
+
+        Called from threads of the loading pool, several at a time, once per attempt. `ServableError` with code
+        FAILED_PRECONDITION or UNIMPLEMENTED if another attempt cannot succeed either.
+        """
+
+
+class PlatformFactory(Protocol):
+    def __call__(self, settings: PlatformSettings) -> Platform: ...
+
+
+class Platforms:
+    """Opens each platform when it is first needed, once."""
+
+    def __init__(self, settings: PlatformSettings) -> None:
+        self._settings = settings
+        self._opening = threading.Lock()  # guards the platforms
+        self._platforms: dict[str, Platform] = {}
+
+    def get(self, name: str) -> Platform:
+        """The platform called `name` in `PLATFORMS`."""
+        with self._opening:
+            if name not in self._platforms:
+                self._platforms[name] = _factory(name)(self._settings)
+            return self._platforms[name]
+
+
+def _factory(name: str) -> PlatformFactory:
+    module, _, attribute = PLATFORMS[name].partition(":")
+    try:
+        return cast(PlatformFactory, getattr(import_module(module), attribute))
+    except ImportError as error:
+        raise FailedPreconditionError(f"Platform {name} cannot be used: {error}") from error

@@ -1,0 +1,159 @@
+"""SavedModels, run by the TensorFlow that is installed next to us: through its C API, never through its Python."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from servable.errors import FailedPreconditionError, ServableError
+from servable.platforms.base import PlatformSettings
+from servable.platforms.ops import OpPackage, missing_op, package_of
+
+if TYPE_CHECKING:
+    from servable.engine import EngineError, Runtime, Servable
+
+__all__ = ["TensorFlowPlatform", "find_package", "open_tensorflow"]
+
+log = logging.getLogger(__name__)
+
+LIBRARIES = ("libtensorflow_framework.2.dylib", "libtensorflow_cc.2.dylib")
+if sys.platform != "darwin":
+    LIBRARIES = ("libtensorflow_framework.so.2", "libtensorflow_cc.so.2")
+"""The framework, and the library with the C API; both lie in the package's folder."""
+
+INSTALL = "pip install 'servable[tensorflow-cpu]', or 'servable[tensorflow]' for GPUs"
+
+
+def open_tensorflow(settings: PlatformSettings) -> TensorFlowPlatform:
+    """The platform on the compiled engine and the installed packages."""
+    from servable import engine
+
+    return TensorFlowPlatform(
+        settings, open_runtime=engine.Runtime.open, engine_error=engine.EngineError, find_package=find_package
+    )
+
+
+def find_package(module: str) -> Path | None:
+    """The folder of an installed package, found without importing it."""
+    from importlib.util import find_spec
+
+    spec = find_spec(module)
+    folders = spec.submodule_search_locations if spec else None
+    return Path(next(iter(folders))) if folders else None
+
+
+class TensorFlowPlatform:
+    """Opens TensorFlow's libraries with the first load. Op libraries of packages that a model needs are loaded then."""
+
+    def __init__(
+        self,
+        settings: PlatformSettings,
+        *,
+        open_runtime: Callable[[str, str], Runtime],
+        engine_error: type[EngineError],
+        find_package: Callable[[str], Path | None],
+    ) -> None:
+        self._settings = settings
+        self._open_runtime = open_runtime
+        self._engine_error = engine_error
+        self._find_package = find_package
+        self._opening = threading.Lock()  # guards what follows; held while libraries are loaded
+        self._runtime: Runtime | None = None
+        self._registered: set[str] = set()
+
+    def loader(self, name: str, version: int, path: str) -> SavedModelLoader:
+        return SavedModelLoader(self, name, version, path)
+
+    def load(self, name: str, version: int, path: str) -> Servable:
+        """Load a SavedModel, with the ops of those installed packages that it turns out to need."""
+        runtime = self._open()
+        registered: set[str] = set()
+        while True:
+            try:
+                return runtime.load(name, version, path, self._settings.session)
+            except self._engine_error as error:
+                op = missing_op(error.message)
+                if op is None or op in registered:
+                    raise ServableError(error.message, code=error.code) from error
+                self._register(runtime, op, error.message)
+                registered.add(op)
+
+    def _open(self) -> Runtime:
+        with self._opening:
+            if self._runtime is None:
+                self._runtime = self._opened()
+            return self._runtime
+
+    def _opened(self) -> Runtime:
+        folder = self._find_package("tensorflow")
+        if folder is None:
+            raise FailedPreconditionError(f"TensorFlow is not installed: {INSTALL}")
+        framework, library = (folder / name for name in LIBRARIES)
+        for path in (framework, library):
+            if not path.exists():
+                raise FailedPreconditionError(
+                    f"The TensorFlow installed in {folder} lacks {path.name}; 2.16 or later has it: {INSTALL}"
+                )
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # without INFO, unless the user wants it
+        try:
+            runtime = self._open_runtime(str(framework), str(library))
+        except self._engine_error as error:
+            raise FailedPreconditionError(f"TensorFlow in {folder} cannot be opened: {error.message}") from error
+        log.info("TensorFlow %s from %s", runtime.version, folder)
+        for op_library in self._settings.op_libraries:
+            try:
+                runtime.register_ops(op_library)
+            except self._engine_error as error:
+                raise FailedPreconditionError(
+                    f"The custom op library {op_library} cannot be loaded: {error.message}"
+                ) from error
+        return runtime
+
+    def _register(self, runtime: Runtime, op: str, message: str) -> None:
+        """Register the ops of the package that brings `op` along, or tell what to do about it."""
+        package = package_of(op)
+        if package is None:
+            raise FailedPreconditionError(
+                f"{message} If a library of yours registers {op}, name it with --custom_op_library=<path>."
+            )
+        with self._opening:
+            if package.module in self._registered:
+                return
+            self._register_package(runtime, op, package)
+            self._registered.add(package.module)
+
+    def _register_package(self, runtime: Runtime, op: str, package: OpPackage) -> None:
+        folder = self._find_package(package.module)
+        if folder is None:
+            raise FailedPreconditionError(
+                f"Op type not registered '{op}'. It comes with {package.pip_name}, which is not installed: "
+                f"pip install {package.pip_name} (the version made for TensorFlow {runtime.version})"
+            )
+        libraries = sorted(path for pattern in package.libraries for path in folder.glob(pattern))
+        log.info("Registering the ops of %s for op %s", package.pip_name, op)
+        for library in libraries:
+            try:
+                runtime.register_ops(str(library))
+            except self._engine_error as error:
+                raise FailedPreconditionError(
+                    f"Op type not registered '{op}'. It comes with {package.pip_name}, but the library {library} does "
+                    f"not load with TensorFlow {runtime.version}; install the version made for it. {error.message}"
+                ) from error
+
+
+class SavedModelLoader:
+    """One attempt to load one version."""
+
+    def __init__(self, platform: TensorFlowPlatform, name: str, version: int, path: str) -> None:
+        self._platform = platform
+        self._name = name
+        self._version = version
+        self._path = path
+
+    def load(self) -> Servable:
+        return self._platform.load(self._name, self._version, self._path)

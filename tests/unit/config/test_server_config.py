@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from servable.config.flags import parse
+from servable.config.model_config import ModelConfig
+from servable.config.server_config import Config, config_from, read_files
+from servable.errors import InvalidArgumentError, NotFoundError
+
+from tests.unit.fakes import FakeCodec
+
+
+def config(*arguments: str) -> Config:
+    return config_from(parse(["--model_base_path=/m", *arguments]))
+
+
+def test_the_defaults_are_those_of_tensorflow_serving() -> None:
+    made = config()
+    assert made.server.grpc_address == "0.0.0.0:8500"
+    assert made.server.rest_address is None
+    assert made.server.rest_timeout_ms == 30_000
+    assert made.models.fixed == (ModelConfig("default", "/m"),)
+    assert made.models.scan_period_s == 1
+    assert made.models.config_file_period_s is None
+    assert (made.loading.retries, made.loading.retry_interval_s) == (5, 60)
+    assert made.session.tags == ("serve",)
+    assert made.errors == made.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "grpc", "rest"),
+    [
+        (["--rest_api_port=8501"], "0.0.0.0:8500", "[::]:8501"),
+        (["--rest_api_port=8501", "--bind_host=127.0.0.1"], "127.0.0.1:8500", "127.0.0.1:8501"),
+        (["--rest_api_port=8501", "--bind_host=::1"], "[::1]:8500", "[::1]:8501"),
+        (["--port=0", "--grpc_socket_path=/s"], None, None),
+    ],
+)
+def test_addresses(arguments: list[str], grpc: str | None, rest: str | None) -> None:
+    server = config(*arguments).server
+    assert (server.grpc_address, server.rest_address) == (grpc, rest)
+
+
+def test_rest_is_off_on_the_port_of_grpc() -> None:
+    made = config("--rest_api_port=8500")
+    assert made.server.rest_address is None
+    assert "REST is off" in made.errors[0]
+
+
+def test_what_has_no_effect_is_noted_unless_it_is_the_default() -> None:
+    assert [note.split()[0] for note in config("--rest_api_num_threads=4", "--enable_profiler").notes] == [
+        "--rest_api_num_threads"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"), [("0", (None, True)), ("-1", (None, False)), ("5", (5, True))], ids=str
+)
+def test_scan_period(arguments: str, expected: tuple[float | None, bool]) -> None:
+    models = config(f"--file_system_poll_wait_seconds={arguments}").models
+    assert (models.scan_period_s, models.scan) == expected
+
+
+def test_zero_and_less_mean_no_limit_and_no_wait() -> None:
+    made = config("--rest_api_timeout_in_ms=-1", "--load_retry_interval_micros=-5")
+    assert made.server.rest_timeout_ms is None
+    assert made.loading.retry_interval_s == 0
+
+
+def test_limits_reach_the_engine() -> None:
+    limits = config("--max_message_bytes=10", "--max_connections=3").server.limits
+    assert (limits.max_message_bytes, limits.max_connections, limits.max_body_bytes) == (10, 3, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--port=0"], "At least one of server_options.grpc_port or server_options.grpc_socket_path must be set."),
+        ([], "Both server_options.model_base_path and server_options.model_config_file are empty!"),
+    ],
+)
+def test_flags_that_contradict_one_another(arguments: list[str], message: str) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        config_from(parse(arguments))
+    assert caught.value.message == message
+
+
+def test_models_passed_in_are_served_unless_flags_name_some() -> None:
+    bundled = [ModelConfig("demo", "/demo")]
+    assert config_from({}, bundled).models.fixed == tuple(bundled)
+    assert config_from({"model_base_path": "/m"}, bundled).models.fixed == (ModelConfig("default", "/m"),)
+
+
+def test_the_config_file_goes_before_the_single_model(tmp_path: Path) -> None:
+    (tmp_path / "models").write_text(
+        '{"model_config_list": {"config": [{"name": "a", "base_path": "/a", "model_platform": "tensorflow"}]}}'
+    )
+    files = read_files(config(f"--model_config_file={tmp_path}/models"), FakeCodec())
+    assert files.models == (ModelConfig("a", "/a"),)
+
+
+def test_a_missing_file_is_not_found() -> None:
+    with pytest.raises(NotFoundError, match="/no/such/file"):
+        read_files(config("--model_config_file=/no/such/file"), FakeCodec())
+
+
+def test_a_malformed_file_is_named_and_its_error_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "models"
+    path.write_text("{")
+    with caplog.at_level(logging.ERROR), pytest.raises(InvalidArgumentError) as caught:
+        read_files(config(f"--model_config_file={path}"), FakeCodec())
+    assert caught.value.message == f"Invalid protobuf file: '{path}'"
+    assert "Error parsing text-format tensorflow.serving.ModelServerConfig: 1:2:" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ('{"prometheus_config": {"enable": true}}', "/monitoring/prometheus/metrics"),
+        ('{"prometheus_config": {"enable": true, "path": "/m"}}', "/m"),
+        ('{"prometheus_config": {"path": "/m"}}', None),
+        ("{}", None),
+    ],
+)
+def test_metrics_path(text: str, path: str | None, tmp_path: Path) -> None:
+    (tmp_path / "monitoring").write_text(text)
+    made = config("--rest_api_port=8501", f"--monitoring_config_file={tmp_path}/monitoring")
+    assert read_files(made, FakeCodec()).metrics_path == path
+
+
+def test_the_monitoring_file_is_not_read_without_rest() -> None:
+    assert read_files(config("--monitoring_config_file=/no/such/file"), FakeCodec()).metrics_path is None

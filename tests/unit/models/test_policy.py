@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+from servable.models.policy import Action, Load, Unload, VersionSnapshot, next_action
+from servable.types import State
+
+NEW, LOADING, READY, UNLOADING, END = State.START, State.LOADING, State.AVAILABLE, State.UNLOADING, State.END
+
+
+@pytest.mark.parametrize(
+    ("aspired", "others", "action"),
+    [
+        ({}, {}, None),
+        ({1: NEW}, {}, Load(1)),
+        ({1: NEW, 2: NEW}, {}, Load(2)),
+        ({1: NEW, 2: LOADING}, {}, Load(1)),
+        ({1: READY}, {}, None),
+        ({2: NEW}, {1: READY}, Load(2)),
+        ({2: LOADING}, {1: READY}, None),
+        ({2: READY}, {1: READY}, Unload(1)),
+        ({2: READY}, {1: UNLOADING}, None),
+        ({3: NEW}, {1: READY, 2: READY}, Unload(1)),
+        ({3: NEW}, {1: UNLOADING, 2: READY}, Load(3)),
+        ({43: READY, 44: NEW}, {42: READY}, Unload(42)),
+        ({43: READY, 44: NEW}, {42: UNLOADING}, Load(44)),
+        ({2: END}, {1: READY}, None),
+        ({2: END}, {1: LOADING}, None),
+        ({}, {1: READY, 2: READY}, Unload(1)),
+        ({}, {1: UNLOADING, 2: READY}, Unload(2)),
+        ({}, {1: LOADING}, None),
+        ({1: NEW}, {2: READY}, Load(1)),
+    ],
+)
+def test_next_action(aspired: dict[int, State], others: dict[int, State], action: Action | None) -> None:
+    snapshots = [VersionSnapshot(version, state, True) for version, state in aspired.items()]
+    snapshots += [VersionSnapshot(version, state, False) for version, state in others.items()]
+    assert next_action(snapshots) == action
+    assert next_action(snapshots[::-1]) == action

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from servable.config.model_config import All, Latest, ModelConfig, Policy, Specific
+from servable.models.source import Aspired, FileSystemSource, VersionFolder, aspired, folders_in, versions_in
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [
+        ("123", 123),
+        ("00000123", 123),
+        ("20240131173521", 20240131173521),
+        ("9223372036854775807", 2**63 - 1),
+        ("0", 0),
+        ("+5", 5),
+        (" 5", 5),
+        ("5 ", 5),
+        ("-1", None),
+        ("1.5", None),
+        ("v3", None),
+        ("5.denied", None),
+        ("0x10", None),
+        ("1e3", None),
+        ("1_0", None),
+        ("٣", None),
+        ("", None),
+        ("9223372036854775808", None),
+    ],
+)
+def test_what_counts_as_a_version(name: str, version: int | None) -> None:
+    assert versions_in([name]) == ([] if version is None else [VersionFolder(version, name)])
+
+
+@pytest.mark.parametrize(
+    ("policy", "children", "expected"),
+    [
+        (Latest(), ["1", "9", "10"], ["10"]),
+        (Latest(2), ["1", "9", "10"], ["10", "9"]),
+        (Latest(5), ["1", "9"], ["9", "1"]),
+        (Latest(0), ["1", "9"], ["9"]),
+        (Latest(), ["1", "001"], ["1"]),
+        (Latest(), [], []),
+        (All(), ["9", "10", "1"], ["1", "10", "9"]),
+        (All(), ["1", "001"], ["1"]),
+        (Specific((2, 1)), ["1", "2", "3"], ["2", "1"]),
+        (Specific((2, 2)), ["2"], ["2"]),
+        (Specific((7, 1)), ["1", "2"], ["1"]),
+        (Specific(()), ["1"], []),
+    ],
+)
+def test_what_a_policy_picks(policy: Policy, children: list[str], expected: list[str]) -> None:
+    assert [folder.name for folder in aspired(policy, versions_in(children))] == expected
+
+
+def test_only_folders_are_versions(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "2").touch()
+    (tmp_path / "3").symlink_to(tmp_path / "1")
+    assert sorted(folders_in(str(tmp_path))) == ["1", "3"]
+
+
+class Disk:
+    """Folders by path, and what was announced about them."""
+
+    def __init__(self, folders: dict[str, list[str]]) -> None:
+        self.folders = folders
+        self.announced: list[dict[str, list[int]]] = []
+        self.source = FileSystemSource(self._announce, folders=self._children)
+
+    def _announce(self, models: Mapping[str, Sequence[Aspired]]) -> None:
+        self.announced.append({name: [goal.version for goal in goals] for name, goals in models.items()})
+
+    def _children(self, path: str) -> list[str]:
+        if path not in self.folders:
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return self.folders[path]
+
+
+A, B = ModelConfig("a", "/a"), ModelConfig("b", "/b")
+
+
+def test_the_announcement_carries_path_and_platform() -> None:
+    seen: dict[str, Sequence[Aspired]] = {}
+    source = FileSystemSource(seen.update, folders=lambda path: ["007"])
+    source.replace([A])
+    assert seen == {"a": [Aspired(7, "/a/007", "tensorflow")]}
+
+
+def test_a_missing_base_path_concerns_its_own_model_only() -> None:
+    disk = Disk({"/b": ["1"]})
+    disk.source.replace([A, B])
+    assert disk.announced == [{"b": [1]}]
+
+
+def test_a_base_path_without_versions_means_to_serve_nothing() -> None:
+    disk = Disk({"/a": ["x"]})
+    disk.source.replace([A])
+    assert disk.announced == [{"a": []}]
+
+
+def test_a_model_that_is_gone_is_let_go_at_once() -> None:
+    disk = Disk({"/a": ["1"], "/b": ["1"]})
+    disk.source.replace([A, B])
+    disk.source.replace([B])
+    disk.source.scan()
+    assert disk.announced == [{"a": [1], "b": [1]}, {"a": [], "b": [1]}, {"b": [1]}]
+
+
+def test_a_remark_is_made_once_while_nothing_changes(caplog: pytest.LogCaptureFixture) -> None:
+    disk = Disk({})
+    with caplog.at_level(logging.WARNING):
+        disk.source.replace([A])
+        disk.source.scan()
+        disk.folders["/a"] = []
+        disk.source.scan()
+        disk.source.scan()
+        del disk.folders["/a"]
+        disk.source.scan()
+    assert [record.getMessage()[:24] for record in caplog.records] == [
+        "Could not find base path",
+        "No versions of servable ",
+        "Could not find base path",
+    ]
+
+
+def test_missing_and_doubled_versions_are_remarked(caplog: pytest.LogCaptureFixture) -> None:
+    disk = Disk({"/a": ["1", "01"]})
+    with caplog.at_level(logging.WARNING):
+        disk.source.replace([ModelConfig("a", "/a", policy=Specific((1, 2)))])
+    assert "Version 1 of servable a is there twice: '1' is used, '01' is not" in caplog.text
+    assert "Version 2 of servable a, which was requested to be served as a 'specific' version" in caplog.text
+
+
+def test_a_source_that_is_off_announces_nothing_but_goodbyes() -> None:
+    announced: list[Mapping[str, Sequence[Aspired]]] = []
+    source = FileSystemSource(announced.append, folders=lambda path: ["1"], enabled=False)
+    source.replace([A])
+    source.scan()
+    source.replace([])
+    assert announced == [{"a": ()}]

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from servable.errors import FailedPreconditionError, NotFoundError, ServableError
+from servable.platforms.base import PlatformSettings
+from servable.platforms.tensorflow import LIBRARIES, TensorFlowPlatform, find_package
+from servable.types import SessionSpec
+
+if TYPE_CHECKING:
+    from servable.engine import EngineError, Runtime, Servable
+
+
+class FakeEngineError(Exception):
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code, self.message = code, message
+
+
+class FakeRuntime:
+    """Loads a model if its ops are registered. A library registers the op that it is named after."""
+
+    version = "2.21.0"
+
+    def __init__(self, *ops: str) -> None:
+        self.ops = ops
+        self.registered: list[str] = []
+        self.opened: list[tuple[str, str]] = []
+
+    def open(self, framework: str, library: str) -> Runtime:
+        self.opened.append((framework, library))
+        return cast("Runtime", self)
+
+    def register_ops(self, library: str) -> None:
+        if "bad" in library:
+            raise FakeEngineError("NOT_FOUND", "undefined symbol")
+        self.registered.append(Path(library).stem)
+
+    def load(self, name: str, version: int, path: str, session: SessionSpec) -> Servable:
+        if path == "/absent":
+            raise FakeEngineError("NOT_FOUND", "Could not find SavedModel")
+        for op in self.ops:
+            if op not in self.registered:
+                raise FakeEngineError("NOT_FOUND", f"Op type not registered '{op}' in binary running on host.")
+        return cast("Servable", f"{name}/{version}")
+
+
+class World:
+    def __init__(self, folder: Path, *ops: str, op_libraries: tuple[str, ...] = ()) -> None:
+        self.folder = folder
+        self.runtime = FakeRuntime(*ops)
+        self.platform = TensorFlowPlatform(
+            PlatformSettings(SessionSpec(), op_libraries),
+            open_runtime=self.runtime.open,
+            engine_error=cast("type[EngineError]", FakeEngineError),
+            find_package=self._find,
+        )
+
+    def _find(self, module: str) -> Path | None:
+        return self.folder / module if (self.folder / module).exists() else None
+
+    def install(self, *files: str) -> None:
+        for file in files:
+            (self.folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / file).touch()
+
+    def load(self, path: str = "/m/1") -> object:
+        return self.platform.loader("m", 1, path).load()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "tensorflow").mkdir()
+    for library in LIBRARIES:
+        (tmp_path / "tensorflow" / library).touch()
+    return tmp_path
+
+
+def test_the_libraries_are_opened_once_and_in_order(folder: Path) -> None:
+    world = World(folder)
+    assert not world.runtime.opened
+    world.load()
+    world.load()
+    assert [[Path(path).name for path in paths] for paths in world.runtime.opened] == [list(LIBRARIES)]
+
+
+def test_without_tensorflow_the_error_tells_what_to_install(tmp_path: Path) -> None:
+    with pytest.raises(FailedPreconditionError, match=r"pip install 'servable\[tensorflow-cpu\]'"):
+        World(tmp_path).load()
+
+
+def test_a_tensorflow_without_the_library_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tensorflow").mkdir()
+    with pytest.raises(FailedPreconditionError, match=f"lacks {LIBRARIES[0]}"):
+        World(tmp_path).load()
+
+
+def test_errors_of_tensorflow_keep_their_code(folder: Path) -> None:
+    with pytest.raises(ServableError) as caught:
+        World(folder).load("/absent")
+    assert (caught.value.code, caught.value.message) == (NotFoundError.code, "Could not find SavedModel")
+
+
+def test_custom_op_libraries_are_registered_before_any_model(folder: Path) -> None:
+    world = World(folder, "MyOp", op_libraries=("/libs/MyOp.so",))
+    assert world.load() == "m/1"
+
+
+def test_a_custom_op_library_that_does_not_load_is_named(folder: Path) -> None:
+    world = World(folder, op_libraries=("/libs/bad.so",))
+    with pytest.raises(FailedPreconditionError, match=r"The custom op library /libs/bad\.so cannot be loaded"):
+        world.load()
+
+
+def test_ops_of_installed_packages_are_registered_when_needed(folder: Path) -> None:
+    world = World(folder, "SentencepieceOp", "SimpleMLInferenceOp")
+    world.install("tensorflow_text/python/ops/_a.so", "tensorflow_text/python/ops/_b.so")
+    world.install("tensorflow_decision_forests/tensorflow/ops/inference/inference.so")
+    world.runtime.registered += ["SimpleMLInferenceOp"]
+    with pytest.raises(ServableError):  # _a and _b register ops of their own only
+        world.load()
+    assert world.runtime.registered == ["SimpleMLInferenceOp", "_a", "_b"]
+
+
+def test_a_load_succeeds_once_its_ops_are_registered(folder: Path) -> None:
+    world = World(folder, "_SentencepieceOp")
+    world.runtime.ops = ("SentencepieceOp",)
+    world.install("tensorflow_text/python/ops/_SentencepieceOp.so")
+    world.runtime.register_ops = lambda library: world.runtime.registered.append(Path(library).stem[1:])  # type: ignore[method-assign]
+    assert world.load() == "m/1"
+
+
+def test_a_package_that_is_not_installed_is_named(folder: Path) -> None:
+    with pytest.raises(FailedPreconditionError) as caught:
+        World(folder, "SentencepieceOp").load()
+    assert caught.value.message == (
+        "Op type not registered 'SentencepieceOp'. It comes with tensorflow-text, which is not installed: "
+        "pip install tensorflow-text (the version made for TensorFlow 2.21.0)"
+    )
+
+
+def test_a_package_for_another_tensorflow_is_named(folder: Path) -> None:
+    world = World(folder, "SentencepieceOp")
+    world.install("tensorflow_text/python/ops/_bad.so")
+    with pytest.raises(FailedPreconditionError, match=r"does not load with TensorFlow 2\.21\.0"):
+        world.load()
+
+
+def test_an_op_that_nobody_knows_points_to_the_flag(folder: Path) -> None:
+    with pytest.raises(FailedPreconditionError, match="registers MyOp, name it with --custom_op_library"):
+        World(folder, "MyOp").load()
+
+
+def test_packages_are_found_without_importing_them() -> None:
+    assert find_package("no_such_package_at_all") is None
+    found = find_package("servable")
+    assert found is not None
+    assert found.name == "servable"
