@@ -118,10 +118,13 @@ def encode_text(message: str, text: str) -> bytes:
     """
 
 def encode_json(message: str, json: str) -> bytes:
-    """Proto JSON to bytes."""
+    """Proto JSON to bytes. `ValueError` with the reason on bad JSON."""
 
 def decode_message(message: str, data: bytes) -> str:
-    """Bytes to proto JSON, with the field names of the .proto file, 64-bit integers as numbers, defaults left out."""
+    """Bytes to proto JSON, with the field names of the .proto file, 64-bit integers as numbers, defaults left out.
+
+    `ValueError` if the bytes do not parse.
+    """
 
 def read_saved_model(path: str) -> str:
     """What the SavedModel in the folder `path` offers, as JSON, without TensorFlow.

@@ -2,7 +2,8 @@
 
     ServableError                  any code; UNKNOWN unless said otherwise
     ├── InvalidArgumentError       INVALID_ARGUMENT: the request or the configuration is wrong in itself
-    │   └── FlagError              a command line that cannot be understood
+    │   ├── FlagError              a command line that cannot be understood
+    │   └── MalformedFileError     a configuration file that does not parse
     ├── NotFoundError              NOT_FOUND: a file, model or version is not there
     ├── FailedPreconditionError    FAILED_PRECONDITION: right in itself, but something else has to be done first
     ├── UnimplementedError         UNIMPLEMENTED: TensorFlow Serving may do it, servable does not (yet)
@@ -20,6 +21,7 @@ __all__ = [
     "FlagError",
     "InternalError",
     "InvalidArgumentError",
+    "MalformedFileError",
     "NotFoundError",
     "ServableError",
     "UnimplementedError",
@@ -50,6 +52,14 @@ class InvalidArgumentError(ServableError):
 
 class FlagError(InvalidArgumentError):
     pass
+
+
+class MalformedFileError(InvalidArgumentError):
+    """`detail` tells what is wrong and where; it goes to the log, because TensorFlow Serving has it there."""
+
+    def __init__(self, path: str, message_type: str, reason: str) -> None:
+        super().__init__(f"Invalid protobuf file: '{path}'")
+        self.detail = f"Error parsing text-format {message_type}: {reason}"
 
 
 class NotFoundError(ServableError):

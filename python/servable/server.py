@@ -13,7 +13,7 @@ from types import FrameType
 
 from servable import engine
 from servable.config.server_config import Config, Files, read_files, read_models
-from servable.errors import InternalError, ServableError
+from servable.errors import InternalError, MalformedFileError, ServableError
 from servable.models.loader import Loader
 from servable.models.manager import Manager, Retries
 from servable.models.pool import ThreadPool
@@ -53,6 +53,8 @@ def run(config: Config, on_ready: Callable[[Ports], None] = lambda ports: None) 
     try:
         return _serve(config, stopping, on_ready)
     except (ServableError, engine.EngineError) as error:
+        if isinstance(error, MalformedFileError):
+            log.error(error.detail)
         print(f"Failed to start server. Error: {error.code}: {error.message}", flush=True)
         return FAILED
 
@@ -72,6 +74,8 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
     _start_thread("models", manager.run)
 
     resolution = reloader.start(files.models)
+    if config.models.scan and config.models.scan_period_s:
+        _start_thread("scan", functools.partial(source.run, config.models.scan_period_s, stopping.event))
     while not resolution.wait(STOP_CHECK_S):
         if stopping.event.is_set():
             return 0
@@ -82,8 +86,6 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
     server.start()
     ports = _announce(server, config)
     _start_thread("control", functools.partial(_answer_calls, server, reloader, stopping.event))
-    if config.models.scan and config.models.scan_period_s:
-        _start_thread("scan", functools.partial(source.run, config.models.scan_period_s, stopping.event))
     if config.models.config_file and config.models.config_file_period_s:
         read = functools.partial(read_models, config.models.config_file, engine)
         watch = functools.partial(watch_config_file, read, reloader, config.models.config_file_period_s, stopping.event)

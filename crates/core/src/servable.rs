@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -80,7 +80,7 @@ impl Servable {
         self.signatures.get(effective_name(name)).map(|(signature, _)| signature)
     }
 
-    /// Runs a bound call, in this thread if the signature is known to be brief, otherwise on a blocking one.
+    /// Runs a bound call: in this thread if the signature is known to be brief, otherwise on a blocking one.
     ///
     /// A passed deadline is an error before the session sees the call.
     pub async fn run(self: Arc<Self>, call: Call, deadline: Option<Instant>) -> Result<Vec<Tensor>, Status> {
@@ -88,9 +88,11 @@ impl Servable {
             return Err(timed_out());
         }
         let (_, pace) = self.signatures.get(&call.signature).ok_or_else(|| Status::internal("signature is gone"))?;
-        if pace.is_brief(call.input_bytes) {
-            return self.timed_run(&call, pace, Placement::Caller);
-        }
+        let pooled = match pace.stage(call.input_bytes) {
+            Stage::Inline => return self.timed_run(&call, pace, Stage::Inline, Placement::Caller),
+            Stage::Aside => false,
+            Stage::Pooled => true,
+        };
         let servable = Arc::clone(&self);
         let work = move || {
             let (_, pace) = &servable.signatures[&call.signature];
@@ -98,18 +100,31 @@ impl Servable {
             if timeout.is_some_and(|timeout| timeout.is_zero()) {
                 return Err(timed_out());
             }
-            servable.timed_run(&call, pace, Placement::Pool { timeout })
+            if pooled {
+                servable.timed_run(&call, pace, Stage::Pooled, Placement::Pool { timeout })
+            } else {
+                servable.timed_run(&call, pace, Stage::Aside, Placement::Caller)
+            }
         };
-        match tokio::task::spawn_blocking(work).await {
+        let done = tokio::task::spawn_blocking(work);
+        let outcome = match deadline {
+            // Nothing interrupts a run in its caller's thread; but its client need not wait for the end.
+            Some(deadline) if !pooled => {
+                let Ok(outcome) = tokio::time::timeout_at(deadline.into(), done).await else { return Err(timed_out()) };
+                outcome
+            }
+            _ => done.await,
+        };
+        match outcome {
             Ok(outcome) => outcome,
             Err(failure) => Err(Status::internal(format!("running model {} failed: {failure}", self.name))),
         }
     }
 
-    fn timed_run(&self, call: &Call, pace: &Pace, placement: Placement) -> Result<Vec<Tensor>, Status> {
+    fn timed_run(&self, call: &Call, pace: &Pace, stage: Stage, placement: Placement) -> Result<Vec<Tensor>, Status> {
         let start = Instant::now();
         let outcome = self.session.run(&call.feeds, &call.fetches, placement);
-        pace.record(call.input_bytes, start.elapsed(), placement);
+        pace.record(call.input_bytes, start.elapsed(), stage);
         outcome
     }
 }
@@ -124,58 +139,89 @@ fn timed_out() -> Status {
 
 /// A run shorter than this costs less than handing it to another thread and back.
 const BRIEF: Duration = Duration::from_micros(250);
-/// A run in the caller's thread that took this long held up other requests.
+/// A run in a network thread that took this long held up other requests.
 const DISTURBING: Duration = Duration::from_millis(2);
-/// Brief runs in a row before the caller's thread is trusted with the next one.
+/// Longer graphs may gain from branches that run at the same time, and need a timeout that works.
+const SHORT: Duration = Duration::from_millis(1);
+/// Brief runs before a network thread is trusted with the next one.
 const FIRST_PATIENCE: u32 = 8;
 const LONGEST_PATIENCE: u32 = 1024;
+/// Brief runs that one longer run cancels out: a thread is interrupted now and then.
+const SETBACK: u32 = 8;
 /// Run time grows with the input: only inputs up to this many times the largest seen to be brief count as brief.
 const GROWTH: usize = 2;
+
+/// How a signature's next run is done; each stage has to be earned in the one below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Handed to a blocking thread, the graph's operations to the session's pool.
+    Pooled,
+    /// Handed to a blocking thread, all operations in that thread: what the time measured there says is the graph's own.
+    Aside,
+    /// In the network thread that read the request.
+    Inline,
+}
 
 /// Learns from the run times of one signature whether its runs are brief.
 ///
 /// Counters only, read and written without order among threads: a stale value costs a hand-over, nothing else.
 #[derive(Debug)]
 struct Pace {
-    brief_in_a_row: AtomicU32,
+    /// Brief runs to the signature's credit.
+    credit: AtomicU32,
     patience: AtomicU32,
     largest_brief_input: AtomicUsize,
+    /// Whether the last run was short enough to be tried without the pool.
+    short: AtomicBool,
 }
 
 impl Default for Pace {
     fn default() -> Self {
         Self {
-            brief_in_a_row: AtomicU32::new(0),
+            credit: AtomicU32::new(0),
             patience: AtomicU32::new(FIRST_PATIENCE),
             largest_brief_input: AtomicUsize::new(0),
+            short: AtomicBool::new(false),
         }
     }
 }
 
 impl Pace {
-    fn is_brief(&self, input_bytes: usize) -> bool {
-        self.brief_in_a_row.load(Ordering::Relaxed) >= self.patience.load(Ordering::Relaxed)
-            && input_bytes <= self.largest_brief_input.load(Ordering::Relaxed).saturating_mul(GROWTH)
+    fn stage(&self, input_bytes: usize) -> Stage {
+        let trusted = self.credit.load(Ordering::Relaxed) >= self.patience.load(Ordering::Relaxed);
+        if trusted && input_bytes <= self.largest_brief_input.load(Ordering::Relaxed).saturating_mul(GROWTH) {
+            Stage::Inline
+        } else if self.short.load(Ordering::Relaxed) {
+            Stage::Aside
+        } else {
+            Stage::Pooled
+        }
     }
 
-    fn record(&self, input_bytes: usize, took: Duration, placement: Placement) {
+    fn record(&self, input_bytes: usize, took: Duration, stage: Stage) {
+        if stage != Stage::Inline || took >= BRIEF {
+            self.short.store(took < SHORT, Ordering::Relaxed);
+        }
+        if stage == Stage::Pooled {
+            return; // on a busy machine this is mostly the time of hand-overs
+        }
+        let credit = self.credit.load(Ordering::Relaxed);
         if took < BRIEF {
-            if self.brief_in_a_row.load(Ordering::Relaxed) < LONGEST_PATIENCE {
-                self.brief_in_a_row.fetch_add(1, Ordering::Relaxed);
+            if credit < LONGEST_PATIENCE {
+                self.credit.store(credit + 1, Ordering::Relaxed);
             }
             if input_bytes > self.largest_brief_input.load(Ordering::Relaxed) {
                 self.largest_brief_input.store(input_bytes, Ordering::Relaxed);
             }
             return;
         }
-        let disturbed = placement == Placement::Caller && took >= DISTURBING;
-        if disturbed || placement != Placement::Caller {
-            self.brief_in_a_row.store(0, Ordering::Relaxed);
-            self.largest_brief_input.store(0, Ordering::Relaxed);
-        }
-        if disturbed {
+        if stage == Stage::Inline && took >= DISTURBING {
             let patience = self.patience.load(Ordering::Relaxed);
             self.patience.store((patience * 2).min(LONGEST_PATIENCE), Ordering::Relaxed);
+            self.credit.store(0, Ordering::Relaxed);
+            self.largest_brief_input.store(0, Ordering::Relaxed);
+        } else {
+            self.credit.store(credit.saturating_sub(SETBACK), Ordering::Relaxed);
         }
     }
 }
@@ -184,42 +230,54 @@ impl Pace {
 mod tests {
     use super::*;
 
-    const POOL: Placement = Placement::Pool { timeout: None };
+    const BRIEF_RUN: Duration = Duration::from_micros(3);
 
-    fn brief_runs(pace: &Pace, count: u32, placement: Placement) {
+    fn run(pace: &Pace, count: u32, took: Duration) {
         for _ in 0..count {
-            pace.record(12, Duration::from_micros(3), placement);
+            pace.record(12, took, pace.stage(12));
         }
     }
 
     #[test]
-    fn a_signature_has_to_earn_the_callers_thread() {
+    fn a_signature_has_to_earn_the_network_thread() {
         let pace = Pace::default();
-        brief_runs(&pace, FIRST_PATIENCE - 1, POOL);
-        assert!(!pace.is_brief(12));
-        brief_runs(&pace, 1, POOL);
-        assert!(pace.is_brief(12));
-        assert!(pace.is_brief(24));
-        assert!(!pace.is_brief(25), "a larger input may take longer");
+        assert_eq!(pace.stage(12), Stage::Pooled);
+        run(&pace, 1, BRIEF_RUN);
+        assert_eq!(pace.stage(12), Stage::Aside);
+        run(&pace, FIRST_PATIENCE - 1, BRIEF_RUN);
+        assert_eq!(pace.stage(12), Stage::Aside);
+        run(&pace, 1, BRIEF_RUN);
+        assert_eq!(pace.stage(12), Stage::Inline);
+        assert_eq!(pace.stage(24), Stage::Inline);
+        assert_eq!(pace.stage(25), Stage::Aside, "a larger input may take longer");
     }
 
     #[test]
     fn a_disturbing_run_costs_trust() {
         let pace = Pace::default();
-        brief_runs(&pace, FIRST_PATIENCE, POOL);
-        pace.record(12, Duration::from_millis(5), Placement::Caller);
-        brief_runs(&pace, FIRST_PATIENCE, POOL);
-        assert!(!pace.is_brief(12), "twice the patience is needed now");
-        brief_runs(&pace, FIRST_PATIENCE, POOL);
-        assert!(pace.is_brief(12));
+        run(&pace, FIRST_PATIENCE + 1, BRIEF_RUN);
+        run(&pace, 1, Duration::from_millis(5));
+        assert_eq!(pace.stage(12), Stage::Pooled);
+        run(&pace, FIRST_PATIENCE + 1, BRIEF_RUN);
+        assert_eq!(pace.stage(12), Stage::Aside, "twice the patience is needed now");
+        run(&pace, FIRST_PATIENCE, BRIEF_RUN);
+        assert_eq!(pace.stage(12), Stage::Inline);
     }
 
     #[test]
-    fn slow_runs_never_earn_it() {
+    fn an_interruption_now_and_then_does_not() {
         let pace = Pace::default();
-        for _ in 0..100 {
-            pace.record(12, Duration::from_millis(1), POOL);
-        }
-        assert!(!pace.is_brief(12));
+        run(&pace, 100, BRIEF_RUN);
+        run(&pace, 1, Duration::from_micros(900));
+        assert_eq!(pace.stage(12), Stage::Inline);
+    }
+
+    #[test]
+    fn long_runs_stay_with_the_pool() {
+        let pace = Pace::default();
+        run(&pace, 100, Duration::from_millis(3));
+        assert_eq!(pace.stage(12), Stage::Pooled);
+        run(&pace, 100, Duration::from_micros(600));
+        assert_eq!(pace.stage(12), Stage::Aside, "short, but not brief");
     }
 }

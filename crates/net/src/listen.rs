@@ -4,7 +4,7 @@ use std::any::Any;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -53,7 +53,10 @@ impl Bound {
     /// `UNAVAILABLE` names the address that cannot be had. Port 0 takes a free one.
     pub(crate) async fn tcp(address: &str) -> Result<Self, Status> {
         let refused = |error: io::Error| Status::new(Code::Unavailable, format!("cannot listen on {address}: {error}"));
-        let resolved: Vec<SocketAddr> = tokio::net::lookup_host(address).await.map_err(refused)?.collect();
+        let mut resolved: Vec<SocketAddr> = tokio::net::lookup_host(address).await.map_err(refused)?.collect();
+        // All of IPv6 takes IPv4 as well; where there is no IPv6, all of IPv4 is what was meant.
+        let all = resolved.iter().find(|address| address.is_ipv6() && address.ip().is_unspecified()).copied();
+        resolved.extend(all.map(|address| SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()))));
         let mut failure = io::Error::other("the name has no address");
         for address in resolved {
             match bind_tcp(address) {

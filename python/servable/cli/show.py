@@ -57,12 +57,13 @@ def version_folder(path: str, folders: Callable[[str], Sequence[str]] = folders_
 
 
 def as_text(description: Mapping[str, Any]) -> str:
-    """The description of a SavedModel, aligned for people."""
+    """The description of a SavedModel, aligned for people; without the signatures that only TensorFlow uses."""
     lines: list[str] = []
     for graph in description["meta_graphs"]:
         lines.append(f"tags: {', '.join(graph['tags'])}   (saved by TensorFlow {graph['tensorflow_version']})")
-        for name, signature in sorted(graph["signatures"].items()):
-            lines += ["", f"  {name}   {signature['method_name']}"]
+        signatures = graph["signatures"].items()
+        for name, signature in sorted(item for item in signatures if not item[0].startswith("__saved_model_")):
+            lines += ["", f"  {name}   {signature['method_name']}".rstrip()]
             lines += _table([*_rows("in", signature["inputs"]), *_rows("out", signature["outputs"])])
         lines.append("")
     return "\n".join(lines).rstrip()

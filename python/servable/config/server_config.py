@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,13 +12,12 @@ from servable.config.flags import FlagValues
 from servable.config.model_config import ModelConfig
 from servable.config.options import OPTIONS, Support
 from servable.config.session_config import SessionOptions
-from servable.errors import InvalidArgumentError, reading
+from servable.errors import InvalidArgumentError, MalformedFileError, reading
 from servable.types import LimitSpec, ServerSpec, SessionSpec
 
 __all__ = ["Config", "Files", "LoadingOptions", "ModelOptions", "config_from", "read_files", "read_models"]
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,8 @@ def config_from(flags: FlagValues, models: Sequence[ModelConfig] = ()) -> Config
 
     Reads no file and changes nothing; `InvalidArgumentError` if the flags contradict one another.
     """
-    values: Mapping[str, Any] = {option.name: option.default for option in OPTIONS} | dict(flags)
+    given: Mapping[str, Any] = flags
+    values: Mapping[str, Any] = {option.name: option.default for option in OPTIONS} | dict(given)
     if not values["port"] and not values["grpc_socket_path"]:
         raise InvalidArgumentError(
             "At least one of server_options.grpc_port or server_options.grpc_socket_path must be set."
@@ -105,20 +104,16 @@ def config_from(flags: FlagValues, models: Sequence[ModelConfig] = ()) -> Config
         session=SessionOptions(
             tags=tuple(tag for tag in values["saved_model_tags"].split(",") if tag) or ("serve",),
             config_file=values["tensorflow_session_config_file"] or None,
-            parallelism=_given(flags, "tensorflow_session_parallelism"),
-            intra_op_parallelism=_given(flags, "tensorflow_intra_op_parallelism"),
-            inter_op_parallelism=_given(flags, "tensorflow_inter_op_parallelism"),
-            gpu_memory_fraction=_given(flags, "per_process_gpu_memory_fraction"),
+            parallelism=given.get("tensorflow_session_parallelism"),
+            intra_op_parallelism=given.get("tensorflow_intra_op_parallelism"),
+            inter_op_parallelism=given.get("tensorflow_inter_op_parallelism"),
+            gpu_memory_fraction=given.get("per_process_gpu_memory_fraction"),
         ),
         monitoring_file=values["monitoring_config_file"] or None,
         drain_timeout_s=values["drain_timeout_seconds"],
         errors=(f"REST is off: --rest_api_port and --port are both {values['port']}",) if clash else (),
         notes=tuple(_notes(values)),
     )
-
-
-def _given(flags: FlagValues, name: str) -> Any:
-    return flags.get(name)
 
 
 def _server(values: Mapping[str, Any], *, with_rest: bool) -> ServerSpec:
@@ -200,6 +195,4 @@ def _parse(path: str | None, message: str, parse: Callable[[str], T]) -> T:
     except OSError as error:
         raise reading(path or "", error) from error
     except ValueError as error:
-        # The reason goes to the log and the path into the error, because that is where TensorFlow Serving has them.
-        log.error("Error parsing text-format %s: %s", message, error)
-        raise InvalidArgumentError(f"Invalid protobuf file: '{path}'") from error
+        raise MalformedFileError(path or "", message, str(error)) from error

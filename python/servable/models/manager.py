@@ -19,9 +19,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from servable.errors import CancelledError, InternalError, ServableError
+from servable.errors import CancelledError, InternalError, NotFoundError, ServableError
 from servable.models.loader import Loader
 from servable.models.policy import Load, VersionSnapshot, next_action
 from servable.models.pool import Job, Pool
@@ -70,8 +70,9 @@ class Failure:
 class Resolution:
     """Whether models have become available: one answer, some time. Waited for on any thread."""
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], *, patient: bool) -> None:
         self.names = tuple(names)
+        self.patient = patient
         self.failures: tuple[Failure, ...] = ()
         """What did not become available, once resolved."""
         self._resolved = threading.Event()
@@ -153,9 +154,12 @@ class Manager:
         """These are the labels of all models."""
         self._inbox.put(lambda: self._label(labels))
 
-    def watch(self, names: Iterable[str]) -> Resolution:
-        """Ask for word when these models are available or have failed. What was aspired before counts."""
-        resolution = Resolution(names)
+    def watch(self, names: Iterable[str], *, patient: bool) -> Resolution:
+        """Ask for word when these models are available or have failed. What was aspired before counts.
+
+        A model without any version may get one some time, if `patient`; else it has failed.
+        """
+        resolution = Resolution(names, patient=patient)
         self._inbox.put(lambda: self._watched.append(resolution))
         return resolution
 
@@ -225,6 +229,13 @@ class Manager:
             log.error("Servable %s cannot be loaded: %s", _id(name, version), error.status)
             version.end(error)
 
+    def _not_loaded(self, name: str, version: _Version) -> None:
+        """Its turn to load came when it was not wanted."""
+        if version.aspired:
+            self._load(name, version)
+        else:
+            version.end(CancelledError("Loading of servable cancelled"))
+
     def _unloaded(self, name: str, version: _Version, error: ServableError | None) -> None:
         log.info("Done unloading servable version %s", _id(name, version))
         version.end(error)
@@ -270,6 +281,9 @@ class Manager:
         version.retry_at = None
 
         def job() -> None:
+            if not version.aspired:  # read on another thread: at worst one load too many
+                self._inbox.put(lambda: self._not_loaded(name, version))
+                return
             try:
                 servable = self._make_loader(name, version.goal).load()
             except Exception as error:
@@ -312,16 +326,31 @@ class Manager:
     def _resolve(self) -> None:
         waiting = []
         for resolution in self._watched:
-            failures = [_failure(name, self._models.get(name, {})) for name in resolution.names]
-            if _PENDING in failures:
+            outcomes = [self._outcome(name, resolution.patient) for name in resolution.names]
+            if None in outcomes:
                 waiting.append(resolution)
             else:
-                resolution.resolve([failure for failure in failures if isinstance(failure, Failure)])
+                resolution.resolve([outcome for outcome in outcomes if isinstance(outcome, Failure)])
         self._watched = waiting
         if self._closed is not None and all(
             version.state is State.END for versions in self._models.values() for version in versions.values()
         ):
             self._closed.set()
+
+    def _outcome(self, name: str, patient: bool) -> Failure | Literal["available"] | None:
+        """What has become of a model; `None` while that is open.
+
+        It is available as soon as one of its aspired versions is, whatever becomes of the others.
+        """
+        if not self._goals.get(name) and not patient:
+            return Failure(name, None, NotFoundError("no version was found under its base path"))
+        wanted = [version for version in self._models.get(name, {}).values() if version.aspired]
+        if any(version.state is State.AVAILABLE for version in wanted):
+            return "available"
+        if not wanted or any(version.state is not State.END for version in wanted):
+            return None
+        newest = max(wanted, key=lambda version: version.goal.version)
+        return Failure(name, newest.goal.version, newest.error or InternalError("ended without an error"))
 
 
 def _reconcile(versions: dict[int, _Version], goals: Mapping[int, Aspired]) -> None:
@@ -345,23 +374,6 @@ def _forget(versions: dict[int, _Version]) -> None:
     ended = sorted(number for number, version in versions.items() if version.state is State.END and not version.aspired)
     for number in ended[:-MAX_ENDED_VERSIONS]:
         del versions[number]
-
-
-_PENDING = object()
-
-
-def _failure(name: str, versions: Mapping[int, _Version]) -> Failure | object | None:
-    """Why a model is not available; `None` if it is, `_PENDING` if it may still become so.
-
-    It is as soon as one of its aspired versions is, whatever becomes of the others.
-    """
-    wanted = [version for version in versions.values() if version.aspired]
-    if any(version.state is State.AVAILABLE for version in wanted):
-        return None
-    if not wanted or any(version.state is not State.END for version in wanted):
-        return _PENDING
-    newest = max(wanted, key=lambda version: version.goal.version)
-    return Failure(name, newest.goal.version, newest.error or InternalError("ended without an error"))
 
 
 def _domain_error(error: Exception) -> ServableError:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from servable.config.codec import Codec
 from servable.config.model_config import ModelConfig, check_labels, check_list, check_platforms, from_json
-from servable.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, ServableError
+from servable.errors import FailedPreconditionError, InvalidArgumentError, MalformedFileError, ServableError
 from servable.models.manager import Failure, Manager, Resolution
 from servable.models.source import FileSystemSource
 from servable.types import State
@@ -49,7 +49,7 @@ class Reloader:
         with self._reloading:
             self._apply(models)
             self._confirmed = frozenset(model.name for model in models)
-            return self._manager.watch(self._confirmed)
+            return self._manager.watch(self._confirmed, patient=True)
 
     def reload(self, models: Sequence[ModelConfig] | None) -> None:
         """Replace the list, and wait until every model that is new to it has become available.
@@ -63,19 +63,17 @@ class Reloader:
                 "another."
             )
         with self._reloading:
-            empty = self._apply(models)
+            self._apply(models)
             names = [model.name for model in models]
-            self._confirmed &= frozenset(names)
             new = [name for name in names if name not in self._confirmed]
-            resolution = self._manager.watch(name for name in new if name not in empty)
+            resolution = self._manager.watch(new, patient=False)
             resolution.wait()
-            failures = [*resolution.failures, *(empty[name] for name in new if name in empty)]
-            self._confirmed |= frozenset(new) - {failure.name for failure in failures}
-        if failures:
-            raise unavailable("model(s)", failures)
+            self._confirmed = frozenset(names) - {failure.name for failure in resolution.failures}
+        if resolution.failures:
+            raise unavailable("model(s)", resolution.failures)
 
-    def _apply(self, models: Sequence[ModelConfig]) -> dict[str, Failure]:
-        """Check the list and pass it on. Returns the models that have no version at all."""
+    def _apply(self, models: Sequence[ModelConfig]) -> None:
+        """Check the list and pass it on."""
         check_list(models, self._models)
         check_labels(
             models,
@@ -92,13 +90,8 @@ class Reloader:
             log.info(" (Re-)adding model: %s", model.name)
         self._models = tuple(models)
         self._manager.label({model.name: model.labels for model in models})
-        found = self._source.replace(models)
+        self._source.replace(models)
         log.info("Finished adding/updating models")
-        return {
-            model.name: Failure(model.name, None, NotFoundError(f"no version was found under {model.base_path}"))
-            for model in models
-            if not found.get(model.name)
-        }
 
 
 def unavailable(what: str, failures: Sequence[Failure]) -> ServableError:
@@ -112,7 +105,10 @@ def answer_reload(request: bytes, reloader: Reloader, codec: Codec) -> bytes:
     import json
 
     try:
-        decoded = json.loads(codec.decode_message("tensorflow.serving.ReloadConfigRequest", request))
+        try:
+            decoded = json.loads(codec.decode_message("tensorflow.serving.ReloadConfigRequest", request))
+        except ValueError as error:
+            raise InvalidArgumentError(f"The request is no ReloadConfigRequest: {error}") from error
         models = from_json(decoded.get("config", {}))
         if models is None:
             raise InvalidArgumentError(
@@ -150,6 +146,8 @@ def watch_config_file(
             models = read()
             if models is None or tuple(models) != reloader.models or complaint:
                 reloader.reload(models)
+        except MalformedFileError as error:
+            failed = f"Failed to read ModelServerConfig file: {error.message}: {error.detail}"
         except ServableError as error:
             failed = f"PollFilesystemAndReloadConfig failed to ReloadConfig: {error.message}"
         if failed and failed != complaint:

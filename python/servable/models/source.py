@@ -83,13 +83,13 @@ class FileSystemSource:
         self._models: tuple[ModelConfig, ...] = ()
         self._remarks: dict[str, list[str]] = {}
 
-    def replace(self, models: Sequence[ModelConfig]) -> Mapping[str, Sequence[Aspired]]:
-        """Scan these models from now on, beginning at once, and let go of the others. Returns what was announced."""
+    def replace(self, models: Sequence[ModelConfig]) -> None:
+        """Scan these models from now on, beginning at once, and let go of the others."""
         with self._scanning:
             gone = {model.name for model in self._models} - {model.name for model in models}
             self._models = tuple(models)
             self._remarks = {model.name: self._remarks.get(model.name, []) for model in models}
-            return self._scan(dict.fromkeys(gone, ()))
+            self._scan(dict.fromkeys(gone, ()))
 
     def scan(self) -> None:
         """Look again at every base path."""
@@ -104,7 +104,7 @@ class FileSystemSource:
             except Exception:
                 log.exception("A scan for versions failed; the next one is in %s s", period_s)
 
-    def _scan(self, announcement: dict[str, Sequence[Aspired]]) -> Mapping[str, Sequence[Aspired]]:
+    def _scan(self, announcement: dict[str, Sequence[Aspired]]) -> None:
         for model in self._models if self._enabled else ():
             try:
                 found = versions_in(self._folders(model.base_path))
@@ -119,7 +119,6 @@ class FileSystemSource:
             ]
         if announcement:
             self._announce(announcement)
-        return announcement
 
     def _remark(self, model: ModelConfig, remarks: list[str]) -> None:
         """Log what is remarkable about a model, once for as long as it stays the same."""

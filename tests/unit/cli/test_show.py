@@ -20,6 +20,7 @@ DESCRIPTION = {
                     },
                     "outputs": {"y": {"dtype": "DT_FLOAT", "shape": [], "tensor": "y:0", "has_default": False}},
                 },
+                "__saved_model_init_op": {"method_name": "", "inputs": {}, "outputs": {}},
                 "empty": {"method_name": "", "inputs": {}, "outputs": {}},
             },
         }

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import pytest
 from servable.config.flags import parse
 from servable.config.model_config import ModelConfig
 from servable.config.server_config import Config, config_from, read_files
-from servable.errors import InvalidArgumentError, NotFoundError
+from servable.errors import InvalidArgumentError, MalformedFileError, NotFoundError
 
 from tests.unit.fakes import FakeCodec
 
@@ -106,13 +105,13 @@ def test_a_missing_file_is_not_found() -> None:
         read_files(config("--model_config_file=/no/such/file"), FakeCodec())
 
 
-def test_a_malformed_file_is_named_and_its_error_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_malformed_file_is_named_with_the_place_of_its_error(tmp_path: Path) -> None:
     path = tmp_path / "models"
     path.write_text("{")
-    with caplog.at_level(logging.ERROR), pytest.raises(InvalidArgumentError) as caught:
+    with pytest.raises(MalformedFileError) as caught:
         read_files(config(f"--model_config_file={path}"), FakeCodec())
     assert caught.value.message == f"Invalid protobuf file: '{path}'"
-    assert "Error parsing text-format tensorflow.serving.ModelServerConfig: 1:2:" in caplog.text
+    assert caught.value.detail.startswith("Error parsing text-format tensorflow.serving.ModelServerConfig: 1:2:")
 
 
 @pytest.mark.parametrize(

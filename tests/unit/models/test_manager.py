@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import pytest
@@ -19,6 +19,7 @@ class World:
     def __init__(self, retries: int = 0) -> None:
         self.events: list[str] = []
         self.errors: dict[str, ServableError] = {}
+        self.while_loading: Callable[[], None] = lambda: None
         self.clock = FakeClock()
         self.loads = FakePool()
         self.unloads = FakePool()
@@ -56,7 +57,7 @@ class World:
         self.manager.process()
 
     def watch(self, *names: str) -> Resolution:
-        resolution = self.manager.watch(names)
+        resolution = self.manager.watch(names, patient=True)
         self.manager.process()
         return resolution
 
@@ -70,6 +71,7 @@ class FakeLoader:
 
     def load(self) -> FakeServable:
         self._world.events.append(f"load {self._name}/{self._goal.version}")
+        self._world.while_loading()
         error = self._world.errors.get(self._goal.path)
         if error is not None:
             raise error
@@ -193,9 +195,17 @@ def test_a_retry_is_cancelled_when_the_version_is_not_wanted_any_more() -> None:
     assert world.routes["m"].versions[0].error_code == "NOT_FOUND"
 
 
-def test_a_cancelled_load_never_serves(world: World) -> None:
+def test_a_load_that_has_not_begun_is_cancelled(world: World) -> None:
     world.aspire(1)
     world.aspire()
+    world.work()
+    assert world.events == ["m/1 LOADING", "m/1 END"]
+    assert world.routes["m"].versions[0].error_code == "CANCELLED"
+
+
+def test_a_cancelled_load_never_serves(world: World) -> None:
+    world.while_loading = lambda: world.manager.aspire({"m": []})
+    world.aspire(1)
     world.work()
     assert world.events == ["m/1 LOADING", "load m/1", "m/1 UNLOADING", "unload m/1", "m/1 END"]
     ended = world.routes["m"].versions[0]
@@ -314,6 +324,17 @@ def test_a_model_without_versions_is_not_resolved(world: World) -> None:
     world.work()
     assert resolution.wait(0)
     assert resolution.failures == ()
+
+
+def test_without_patience_a_model_without_versions_has_failed(world: World) -> None:
+    world.aspire(1)
+    resolution = world.manager.watch(["m"], patient=False)
+    world.manager.process()
+    assert not resolution.wait(0)
+    world.aspire()
+    assert [str(failure) for failure in resolution.failures] == [
+        "{{name: m} due to error: NOT_FOUND: no version was found under its base path}"
+    ]
 
 
 def test_a_failure_resolves_and_is_told(world: World) -> None:

@@ -106,7 +106,8 @@ impl Leaves {
 
     pub(super) fn clear(&mut self) {
         self.numbers.clear();
-        self.strings = Strings::default();
+        self.strings.bytes.clear();
+        self.strings.ends.clear();
     }
 
     fn push_string(&mut self, scanner: &mut Scanner<'_>) -> bool {

@@ -78,6 +78,12 @@ fn digits(text: &[u8], mut at: usize, sum: &mut u64) -> usize {
             return at;
         }
     }
+    few_digits(text, at, sum)
+}
+
+/// The same, digit by digit: quicker for one or two, and all there is near the end of the text.
+#[inline]
+fn few_digits(text: &[u8], mut at: usize, sum: &mut u64) -> usize {
     loop {
         let digit = byte(text, at).wrapping_sub(b'0');
         if digit > 9 {
@@ -112,60 +118,58 @@ pub(super) fn real(text: &[u8]) -> Option<(f64, usize)> {
     let negative = byte(text, 0) == b'-';
     let start = usize::from(negative);
     let mut mantissa = 0;
-    let mut end = digits(text, start, &mut mantissa);
-    if end == start {
-        return non_finite(text, start).map(|(value, end)| (if negative { -value } else { value }, end));
-    }
-    let mut digit_count = end - start;
-    let mut exponent = 0_i64;
-    let mut is_integral = true;
+    let point = few_digits(text, start, &mut mantissa);
+    let mut end = point;
+    let mut places = 0;
     if byte(text, end) == b'.' {
-        let fraction = end + 1;
-        end = digits(text, fraction, &mut mantissa);
-        digit_count += end - fraction;
-        exponent = -((end - fraction) as i64);
-        is_integral = false;
+        end = digits(text, point + 1, &mut mantissa);
+        places = end - point - 1;
+    }
+    let is_plain = point > start && !matches!(byte(text, end), b'e' | b'E');
+    if !is_plain {
+        return any_real(text);
+    }
+    if end - start > SAFE_DIGITS || mantissa > 1 << 53 {
+        return parsed(text, end);
+    }
+    // Clinger: both operands are exact, so one operation rounds once. The original loses the sign of an integral zero.
+    let value = if places == 0 { mantissa as f64 } else { mantissa as f64 / EXACT_POWERS[places] };
+    let keeps_sign = negative && (mantissa != 0 || places != 0);
+    Some((if keeps_sign { -value } else { value }, end))
+}
+
+/// The same for numbers of all kinds.
+#[inline(never)]
+fn any_real(text: &[u8]) -> Option<(f64, usize)> {
+    let start = usize::from(byte(text, 0) == b'-');
+    let point = digits_end(text, start);
+    if point == start {
+        return non_finite(text, start);
+    }
+    let mut end = point;
+    if byte(text, end) == b'.' {
+        end = digits_end(text, end + 1);
     }
     if matches!(byte(text, end), b'e' | b'E') {
-        let sign = byte(text, end + 1);
-        let first = end + 1 + usize::from(matches!(sign, b'+' | b'-'));
-        let mut written = 0;
-        end = digits(text, first, &mut written);
-        // Anything this long is far from the exact cases below, whatever its value.
-        let written = if end - first > 9 { 1 << 40 } else { written as i64 };
-        exponent += if sign == b'-' { -written } else { written };
-        is_integral = false;
+        let is_signed = matches!(byte(text, end + 1), b'+' | b'-');
+        end = digits_end(text, end + 1 + usize::from(is_signed));
     }
-    if digit_count > SAFE_DIGITS {
-        return parsed(text, end);
-    }
-    let value = if is_integral {
-        mantissa as f64
-    } else if mantissa <= 1 << 53 && exponent.unsigned_abs() < EXACT_POWERS.len() as u64 {
-        // Clinger: both operands are exact, so one operation rounds once.
-        let power = EXACT_POWERS[exponent.unsigned_abs() as usize];
-        if exponent < 0 { mantissa as f64 / power } else { mantissa as f64 * power }
-    } else {
-        return parsed(text, end);
-    };
-    // The sign of an integral zero is lost in the original; `-0.0` keeps it.
-    let value = if negative && !(is_integral && mantissa == 0) { -value } else { value };
+    parsed(text, end)
+}
+
+#[inline(never)]
+fn parsed(text: &[u8], end: usize) -> Option<(f64, usize)> {
+    let value = std::str::from_utf8(text.get(..end)?).ok()?.parse().ok()?;
     Some((value, end))
 }
 
-#[cold]
 fn non_finite(text: &[u8], start: usize) -> Option<(f64, usize)> {
     let rest = text.get(start..)?;
-    [("NaN", f64::NAN), ("Infinity", f64::INFINITY), ("Inf", f64::INFINITY)]
-        .into_iter()
-        .find(|(word, _)| rest.starts_with(word.as_bytes()))
-        .map(|(word, value)| (value, start + word.len()))
-}
-
-fn parsed(text: &[u8], end: usize) -> Option<(f64, usize)> {
-    let value: f64 = std::str::from_utf8(text.get(..end)?).ok()?.parse().ok()?;
-    let is_negative_zero = value == 0.0 && text[..end].iter().all(|byte| matches!(byte, b'-' | b'0'));
-    Some((if is_negative_zero { 0.0 } else { value }, end))
+    let words = [("NaN", f64::NAN), ("Infinity", f64::INFINITY), ("Inf", f64::INFINITY)];
+    let (word, value) = words.into_iter().find(|(word, _)| rest.starts_with(word.as_bytes()))?;
+    // The sign of NaN is lost in the original.
+    let value = if start > 0 && !value.is_nan() { -value } else { value };
+    Some((value, start + word.len()))
 }
 
 #[cfg(test)]
@@ -205,6 +209,36 @@ mod tests {
             assert_eq!(real(text.as_bytes()), Some((wanted, text.len())), "{text}");
             let followed = format!("{text},7");
             assert_eq!(real(followed.as_bytes()), Some((wanted, text.len())), "{followed}");
+        }
+    }
+
+    #[test]
+    fn real_numbers_agree_with_the_standard_library() {
+        let mut seed = 3_u64;
+        let mut below = |limit: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % limit
+        };
+        for _ in 0..100_000 {
+            let mut text = if below(2) == 0 { "-" } else { "" }.to_owned();
+            for _ in 0..=below(12) {
+                text.push(char::from(b'0' + below(10) as u8));
+            }
+            if below(4) > 0 {
+                text.push('.');
+                for _ in 0..=below(20) {
+                    text.push(char::from(b'0' + below(10) as u8));
+                }
+            }
+            if below(4) == 0 {
+                text += ["e", "E+", "e-"][below(3) as usize];
+                text += &below(330).to_string();
+            }
+            let wanted: f64 = text.parse().expect("a number");
+            let is_integral_zero = wanted == 0.0 && !text.contains(['.', 'e', 'E']);
+            let wanted = if is_integral_zero { 0.0 } else { wanted };
+            let (value, length) = real(format!("{text}]    ").as_bytes()).expect("a number");
+            assert_eq!((value.to_bits(), length), (wanted.to_bits(), text.len()), "{text}");
         }
     }
 

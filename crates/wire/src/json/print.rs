@@ -61,50 +61,63 @@ pub(super) fn signed(number: i64, out: &mut Vec<u8>) {
 pub(super) fn float(value: f32, out: &mut Vec<u8>) {
     let bits = value.to_bits();
     let fraction = u64::from(bits & 0x007F_FFFF);
-    real(f64::from(value), &Binary::new(fraction, (bits >> 23 & 0xFF) as i32, 23, 127), &FLOAT, out);
+    real::<Single>(f64::from(value), &Binary::new(fraction, (bits >> 23 & 0xFF) as i32, 23, 127), out);
 }
 
 #[inline]
 pub(super) fn double(value: f64, out: &mut Vec<u8>) {
     let bits = value.to_bits();
     let fraction = bits & 0x000F_FFFF_FFFF_FFFF;
-    real(value, &Binary::new(fraction, (bits >> 52 & 0x7FF) as i32, 52, 1023), &DOUBLE, out);
+    real::<Double>(value, &Binary::new(fraction, (bits >> 52 & 0x7FF) as i32, 52, 1023), out);
 }
 
 /// How one of the two widths is printed.
-struct Width {
+trait Width {
     /// Significant digits that lead back to any value.
-    digits: u32,
+    const DIGITS: u32;
     /// Values for which all products below fit in 128 bits. Subnormal ones are not among them.
-    range: std::ops::Range<f64>,
+    const RANGE: std::ops::Range<f64>;
     /// More than half a unit in the last place of any value, counted in the last of its digits.
-    slack: u64,
+    const SLACK: u64;
+
     /// The digits of any value at all.
-    format: fn(f64) -> Decimal,
+    fn format(value: f64) -> Decimal;
 }
 
-const FLOAT: Width = Width {
-    digits: 9,
-    range: 1e-15..1e9,
-    slack: 62,
-    format: |value| {
+struct Single;
+
+impl Width for Single {
+    const DIGITS: u32 = 9;
+    const RANGE: std::ops::Range<f64> = 1e-15..1e9;
+    const SLACK: u64 = 62;
+
+    fn format(value: f64) -> Decimal {
         let short = format!("{value:.5e}");
         // Narrowing is exact: the value was a float to begin with.
-        let is_exact = short.parse() == Ok(value as f32);
-        Decimal::parse(&if is_exact { short } else { format!("{value:.8e}") }, if is_exact { SHORT } else { 9 })
-    },
-};
+        if short.parse() == Ok(value as f32) {
+            Decimal::parse(&short, SHORT)
+        } else {
+            Decimal::parse(&format!("{value:.8e}"), Self::DIGITS)
+        }
+    }
+}
 
-const DOUBLE: Width = Width {
-    digits: 17,
-    range: 1e-5..1e17,
-    slack: 13,
-    format: |value| {
+struct Double;
+
+impl Width for Double {
+    const DIGITS: u32 = 17;
+    const RANGE: std::ops::Range<f64> = 1e-5..1e17;
+    const SLACK: u64 = 13;
+
+    fn format(value: f64) -> Decimal {
         let short = format!("{value:.5e}");
-        let is_exact = short.parse() == Ok(value);
-        Decimal::parse(&if is_exact { short } else { format!("{value:.16e}") }, if is_exact { SHORT } else { 17 })
-    },
-};
+        if short.parse() == Ok(value) {
+            Decimal::parse(&short, SHORT)
+        } else {
+            Decimal::parse(&format!("{value:.16e}"), Self::DIGITS)
+        }
+    }
+}
 
 /// mantissa × 2^exponent, without a sign.
 struct Binary {
@@ -180,7 +193,7 @@ impl Decimal {
 }
 
 #[inline]
-fn real(value: f64, binary: &Binary, width: &Width, out: &mut Vec<u8>) {
+fn real<W: Width>(value: f64, binary: &Binary, out: &mut Vec<u8>) {
     if !value.is_finite() {
         out.extend_from_slice(if value.is_nan() {
             b"NaN"
@@ -195,18 +208,19 @@ fn real(value: f64, binary: &Binary, width: &Width, out: &mut Vec<u8>) {
         out.push(b'-');
     }
     let size = value.abs();
-    if size < 1e6 && size.fract() == 0.0 {
-        unsigned(size as u64, out);
+    let whole = size as u32;
+    if whole < 1_000_000 && f64::from(whole).to_bits() == size.to_bits() {
+        unsigned(u64::from(whole), out);
         out.extend_from_slice(b".0");
         return;
     }
-    let decimal = if width.range.contains(&size) { decimal(binary, width) } else { (width.format)(size) };
+    let decimal = if W::RANGE.contains(&size) { decimal::<W>(binary) } else { W::format(size) };
     decimal.write(out);
 }
 
 /// The digits of a value in the width's range.
-fn decimal(binary: &Binary, width: &Width) -> Decimal {
-    let count = width.digits;
+fn decimal<W: Width>(binary: &Binary) -> Decimal {
+    let count = W::DIGITS;
     let limit = POWERS[count as usize] as u64;
     let magnitude = binary.exponent + binary.mantissa.ilog2() as i32;
     // 1233 / 4096 is just below log10(2): an estimate of the decimal exponent that is off by one at most.
@@ -230,7 +244,7 @@ fn decimal(binary: &Binary, width: &Width) -> Decimal {
         let below = digits % step;
         let is_below = below > step / 2;
         let distance = if is_below { step - below } else { below };
-        if distance <= width.slack {
+        if distance <= W::SLACK {
             let short = digits / step + u64::from(is_below);
             let candidate = u128::from(short * step) << shift;
             let leads_back = {
@@ -275,12 +289,12 @@ mod tests {
     }
 
     /// `%g` through the standard library, for comparison.
-    fn plain(value: f64, width: &Width) -> String {
+    fn plain<W: Width>(value: f64) -> String {
         let mut out = Vec::new();
         if value.is_sign_negative() {
             out.push(b'-');
         }
-        (width.format)(value.abs()).write(&mut out);
+        W::format(value.abs()).write(&mut out);
         String::from_utf8(out).expect("ASCII")
     }
 
@@ -306,9 +320,9 @@ mod tests {
             (f32::MAX, "3.40282347e+38"),
             (f32::MIN_POSITIVE, "1.17549435e-38"),
             (99999.9, "99999.9"),
-            (999_999.875, "999999.875"),
-            (0.123_456_702, "0.123456702"),
-            (0.000_122_070_312_5, "0.000122070312"),
+            (999_999.9, "999999.875"),
+            (0.123_456_7, "0.123456702"),
+            (1.0 / 8192.0, "0.000122070312"),
             (0.000_123, "0.000123"),
             (1e-45, "1.4013e-45"),
             (f32::NAN, "NaN"),
@@ -355,11 +369,11 @@ mod tests {
             let narrow = value as f32;
             if narrow.is_finite() && narrow != 0.0 {
                 let is_short_integer = narrow.abs() < 1e6 && narrow.fract() == 0.0;
-                assert!(is_short_integer || float_text(narrow) == plain(f64::from(narrow), &FLOAT), "{narrow:e}");
+                assert!(is_short_integer || float_text(narrow) == plain::<Single>(f64::from(narrow)), "{narrow:e}");
                 assert_eq!(float_text(narrow).parse(), Ok(narrow));
             }
             if value.is_finite() && value != 0.0 {
-                assert_eq!(double_text(value), plain(value, &DOUBLE), "{value:e}");
+                assert_eq!(double_text(value), plain::<Double>(value), "{value:e}");
                 assert_eq!(double_text(value).parse(), Ok(value));
             }
         }

@@ -131,7 +131,9 @@ impl<'a> Scanner<'a> {
                 if outer.len() + usize::from(inner.is_some()) >= max_depth {
                     return self.error(Reason::TooDeep);
                 }
-                outer.extend(inner);
+                if let Some(nest) = inner {
+                    outer.push(nest);
+                }
                 self.at += 1;
                 self.whitespace();
                 if first == b'[' {

@@ -52,7 +52,9 @@ impl Outline {
                 scanner.advance(1);
                 scanner.whitespace();
                 if scanner.peek() != b']' {
-                    outer.extend(inner.replace(0));
+                    if let Some(count) = inner.replace(0) {
+                        outer.push(count);
+                    }
                     continue 'value;
                 }
                 scanner.advance(1);

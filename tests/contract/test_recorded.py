@@ -1,0 +1,76 @@
+"""Every recorded request gets the answer that TensorFlow Serving gave."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tests.contract.recorded import CASES, Client, Json, compare
+from tests.e2e.server import ServerProcess, free_ports
+
+MODELS = Path(__file__).parents[1] / "models"
+GROUPS = {path.stem: json.loads(path.read_text()) for path in sorted(CASES.glob("*.json"))}
+WAITING = {
+    "176c-content-classify": "needs Classify",
+    "155f-metrics-count": "needs Regress",
+}
+"""Cases that wait for what this version does not do yet."""
+
+
+def all_cases() -> Iterator[object]:
+    for group, content in GROUPS.items():
+        for case in sorted(content["cases"], key=lambda case: str(case["server"])):
+            marks = [pytest.mark.skip(WAITING[case["id"]])] if case["id"] in WAITING else []
+            yield pytest.param(group, case, id=f"{group}-{case['id']}", marks=marks)
+
+
+@pytest.fixture(scope="module")
+def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str], Client]]:
+    """The client of a group's server; servers are started when first needed, one at a time."""
+    current: dict[tuple[str, str], Client] = {}
+    with ExitStack() as stack:
+
+        def client(group: str, name: str) -> Client:
+            if (group, name) not in current:
+                stack.close()
+                current.clear()
+                run = tmp_path_factory.mktemp(f"{group}-{name}")
+                current[group, name] = start(stack, GROUPS[group]["servers"][name], run)
+            return current[group, name]
+
+        yield client
+
+
+def start(stack: ExitStack, setup: Json, run: Path) -> Client:
+    grpc_port, rest_port = free_ports(2)
+    places = {"${RUN}": str(run), "${MODELS}": str(MODELS)}
+    channel = stack.enter_context(
+        grpc.insecure_channel(
+            f"127.0.0.1:{grpc_port}",
+            options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)],
+        )
+    )
+    client = Client(rest_port, channel, places)
+    for path, text in setup.get("files", {}).items():
+        (run / path).write_text(client.fill(text))
+    flags = [client.fill(flag) for flag in setup["flags"]]
+    stack.enter_context(ServerProcess([*flags, f"--port={grpc_port}", f"--rest_api_port={rest_port}"], rest_port=rest_port))
+    for step in setup.get("prepare", []):
+        client.run(step)
+    return client
+
+
+@pytest.mark.parametrize(("group", "case"), all_cases())
+def test_answers_as_recorded(clients: Callable[[str, str], Client], group: str, case: Json) -> None:
+    client = clients(group, case["server"])
+    for number, step in enumerate(case["steps"]):
+        answer = client.run(step)
+        if case.get("accident"):  # what the original does there is nothing to rely on: an answer is enough
+            continue
+        found = compare(step.get("response"), answer, step.get("match", {}))
+        assert not found, f"step {number}: {case['about']}\n" + "\n".join(found)
