@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.e2e.clients import Grpc, Rest
+    from tests.e2e.grpc_client import Grpc
+    from tests.e2e.rest_client import Rest
     from tests.e2e.server import ServerProcess
 
 SERVED = (
@@ -21,6 +22,7 @@ SERVED = (
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server with half_plus_two and the models for tests; `multi` has three versions and two labels."""
+    from tests.e2e.rest_client import Rest
     from tests.e2e.server import HALF_PLUS_TWO, MODELS, Model, serving
 
     models = [
@@ -31,23 +33,24 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     ]
     folder = tmp_path_factory.mktemp("server")
     with serving(models, folder, "--allow_version_labels_for_unavailable_models") as running:
+        with Rest(running.rest_port) as client:
+            running.wait_for(lambda: client.states("multi") == dict.fromkeys("321", "AVAILABLE"), "all versions load")
         yield running
 
 
 @pytest.fixture(scope="module")
 def grpc(server: ServerProcess) -> Iterator[Grpc]:
     """A channel to the shared server."""
-    from tests.e2e.clients import Grpc
+    from tests.e2e.grpc_client import Grpc
 
     with Grpc(server.grpc_address) as client:
-        client.wait_for_all("multi", 3)
         yield client
 
 
 @pytest.fixture
 def rest(server: ServerProcess) -> Iterator[Rest]:
     """A connection to the shared server."""
-    from tests.e2e.clients import Rest
+    from tests.e2e.rest_client import Rest
 
     with Rest(server.rest_port) as client:
         yield client

@@ -13,8 +13,8 @@ const PREDICT_METHODS: [&str; 3] =
 /// A request that fits its signature, ready to run.
 #[derive(Debug)]
 pub struct Call {
-    /// The signature's own name.
-    pub signature: String,
+    /// Where in its servable the signature is.
+    pub(crate) signature: usize,
     pub feeds: Vec<(Endpoint, Tensor)>,
     pub fetches: Vec<Endpoint>,
     /// Which outputs of the signature the fetches are, in the same order.
@@ -86,7 +86,7 @@ pub fn bind<N: AsRef<str>, V>(
     for output in &outputs {
         fetches.push(signature.outputs[*output].endpoint.clone()?);
     }
-    Ok(Call { signature: signature.name.clone(), feeds, fetches, outputs, input_bytes })
+    Ok(Call { signature: signature.index, feeds, fetches, outputs, input_bytes })
 }
 
 fn chosen_outputs<N: AsRef<str>>(signature: &Signature, filter: &[N]) -> Result<Vec<usize>, Status> {

@@ -46,7 +46,8 @@ pub struct Servable {
     name: String,
     version: i64,
     description: Description,
-    signatures: HashMap<String, (Signature, Pace)>,
+    signatures: Vec<(Signature, Pace)>,
+    by_name: HashMap<String, usize>,
     session: Box<dyn Session>,
 }
 
@@ -58,9 +59,13 @@ impl Servable {
         signatures: Vec<Signature>,
         session: Box<dyn Session>,
     ) -> Self {
-        let signatures =
-            signatures.into_iter().map(|signature| (signature.name.clone(), (signature, Pace::default()))).collect();
-        Self { name, version, description, signatures, session }
+        let mut by_name = HashMap::with_capacity(signatures.len());
+        let mut indexed = Vec::with_capacity(signatures.len());
+        for (index, signature) in signatures.into_iter().enumerate() {
+            by_name.insert(signature.name.clone(), index);
+            indexed.push((Signature { index, ..signature }, Pace::default()));
+        }
+        Self { name, version, description, signatures: indexed, by_name, session }
     }
 
     pub fn name(&self) -> &str {
@@ -77,60 +82,87 @@ impl Servable {
 
     /// The signature of this name; an empty one means `serving_default`.
     pub fn signature(&self, name: &str) -> Option<&Signature> {
-        self.signatures.get(effective_name(name)).map(|(signature, _)| signature)
+        let name = if name.is_empty() { DEFAULT_SIGNATURE } else { name };
+        self.by_name.get(name).map(|index| &self.signatures[*index].0)
     }
 
     /// Runs a bound call: in this thread if the signature is known to be brief, otherwise on a blocking one.
     ///
     /// A passed deadline is an error before the session sees the call.
-    pub async fn run(self: Arc<Self>, call: Call, deadline: Option<Instant>) -> Result<Vec<Tensor>, Status> {
+    pub async fn run(self: Arc<Self>, mut call: Call, deadline: Option<Instant>) -> Result<Answer, Status> {
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(timed_out());
         }
-        let (_, pace) = self.signatures.get(&call.signature).ok_or_else(|| Status::internal("signature is gone"))?;
-        let pooled = match pace.stage(call.input_bytes) {
-            Stage::Inline => return self.timed_run(&call, pace, Stage::Inline, Placement::Caller),
-            Stage::Aside => false,
-            Stage::Pooled => true,
-        };
+        let signature = call.signature;
+        let outputs = std::mem::take(&mut call.outputs);
+        let tensors = match self.signatures[signature].1.stage(call.input_bytes) {
+            Stage::Inline => self.timed_run(&call, Stage::Inline, Placement::Caller),
+            stage => Arc::clone(&self).run_elsewhere(call, stage, deadline).await,
+        }?;
+        Ok(Answer { servable: self, signature, outputs, tensors })
+    }
+
+    async fn run_elsewhere(
+        self: Arc<Self>,
+        call: Call,
+        stage: Stage,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Tensor>, Status> {
         let servable = Arc::clone(&self);
         let work = move || {
-            let (_, pace) = &servable.signatures[&call.signature];
             let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if timeout.is_some_and(|timeout| timeout.is_zero()) {
                 return Err(timed_out());
             }
-            if pooled {
-                servable.timed_run(&call, pace, Stage::Pooled, Placement::Pool { timeout })
-            } else {
-                servable.timed_run(&call, pace, Stage::Aside, Placement::Caller)
-            }
+            let placement = if stage == Stage::Pooled { Placement::Pool { timeout } } else { Placement::Caller };
+            servable.timed_run(&call, stage, placement)
         };
         let done = tokio::task::spawn_blocking(work);
         let outcome = match deadline {
             // Nothing interrupts a run in its caller's thread; but its client need not wait for the end.
-            Some(deadline) if !pooled => {
-                let Ok(outcome) = tokio::time::timeout_at(deadline.into(), done).await else { return Err(timed_out()) };
-                outcome
+            Some(deadline) if stage == Stage::Aside => {
+                tokio::time::timeout_at(deadline.into(), done).await.map_err(|_| timed_out())?
             }
             _ => done.await,
         };
-        match outcome {
-            Ok(outcome) => outcome,
-            Err(failure) => Err(Status::internal(format!("running model {} failed: {failure}", self.name))),
-        }
+        outcome
+            .unwrap_or_else(|failure| Err(Status::internal(format!("running model {} failed: {failure}", self.name))))
     }
 
-    fn timed_run(&self, call: &Call, pace: &Pace, stage: Stage, placement: Placement) -> Result<Vec<Tensor>, Status> {
+    fn timed_run(&self, call: &Call, stage: Stage, placement: Placement) -> Result<Vec<Tensor>, Status> {
         let start = Instant::now();
         let outcome = self.session.run(&call.feeds, &call.fetches, placement);
-        pace.record(call.input_bytes, start.elapsed(), stage);
+        self.signatures[call.signature].1.record(call.input_bytes, start.elapsed(), stage);
         outcome
     }
 }
 
-fn effective_name(name: &str) -> &str {
-    if name.is_empty() { DEFAULT_SIGNATURE } else { name }
+/// What a call computed. Keeps its servable loaded until the tensors have been written.
+pub struct Answer {
+    servable: Arc<Servable>,
+    signature: usize,
+    outputs: Vec<usize>,
+    tensors: Vec<Tensor>,
+}
+
+impl Answer {
+    pub fn servable(&self) -> &Servable {
+        &self.servable
+    }
+
+    pub fn signature(&self) -> &Signature {
+        &self.servable.signatures[self.signature].0
+    }
+
+    /// The outputs that were asked for, by their names in the signature.
+    pub fn outputs(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        let slots = &self.signature().outputs;
+        self.outputs.iter().map(|output| slots[*output].name.as_str()).zip(&self.tensors)
+    }
+
+    pub fn value_bytes(&self) -> usize {
+        self.tensors.iter().map(Tensor::value_bytes).sum()
+    }
 }
 
 fn timed_out() -> Status {

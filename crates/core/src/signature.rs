@@ -33,6 +33,8 @@ pub struct Signature {
     pub method_name: String,
     pub inputs: Vec<Slot>,
     pub outputs: Vec<Slot>,
+    /// Its place among the signatures of its servable, which sets it.
+    pub(crate) index: usize,
 }
 
 impl Signature {
@@ -40,7 +42,7 @@ impl Signature {
     pub fn new(name: String, method_name: String, mut inputs: Vec<Slot>, mut outputs: Vec<Slot>) -> Self {
         inputs.sort_by(|a, b| a.name.cmp(&b.name));
         outputs.sort_by(|a, b| a.name.cmp(&b.name));
-        Self { name, method_name, inputs, outputs }
+        Self { name, method_name, inputs, outputs, index: 0 }
     }
 
     /// Position of the input with this name.

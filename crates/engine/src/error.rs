@@ -5,7 +5,12 @@ use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use servable_core::Status;
 
-create_exception!(servable._engine, EngineError, PyException, "Something failed inside the engine. `args` is `(code name, message)`.");
+create_exception!(
+    servable._engine,
+    EngineError,
+    PyException,
+    "Something failed inside the engine. `args` is `(code name, message)`."
+);
 
 /// Exceptions made here cannot have properties of their own, so they get them from Python.
 pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -1,5 +1,7 @@
 //! The Python module `servable._engine`. What crosses is in `python/servable/_engine.pyi`, and nothing else does.
 
+#![allow(clippy::needless_pass_by_value, reason = "Python's arguments arrive as values")]
+
 mod error;
 mod messages;
 mod runtime;
@@ -9,7 +11,7 @@ use pyo3::prelude::*;
 
 #[pymodule(gil_used = false)]
 mod _engine {
-    use super::*;
+    use super::{Bound, PyModule, PyResult, error};
 
     #[pymodule_export]
     use super::messages::{decode_message, encode_json, encode_text, read_saved_model};

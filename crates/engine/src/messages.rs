@@ -41,7 +41,10 @@ pub(crate) fn read_saved_model(python: Python<'_>, path: &str) -> PyResult<Strin
 fn summary(folder: &Path) -> Result<String, Status> {
     let file = folder.join("saved_model.pb");
     if !file.is_file() && folder.join("saved_model.pbtxt").is_file() {
-        return Err(Status::unimplemented(format!("{} holds a SavedModel in text form, which can be served but not shown", folder.display())));
+        return Err(Status::unimplemented(format!(
+            "{} holds a SavedModel in text form, which can be served but not shown",
+            folder.display()
+        )));
     }
     let bytes = std::fs::read(&file).map_err(|error| {
         let code = if error.kind() == std::io::ErrorKind::NotFound { Code::NotFound } else { Code::Unknown };

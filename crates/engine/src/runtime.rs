@@ -47,7 +47,14 @@ impl Runtime {
         python.detach(|| self.library.register_ops(library)).map_err(raised)
     }
 
-    fn load(&self, python: Python<'_>, name: String, version: i64, path: PathBuf, session: SessionSpec) -> PyResult<Servable> {
+    fn load(
+        &self,
+        python: Python<'_>,
+        name: String,
+        version: i64,
+        path: PathBuf,
+        session: SessionSpec,
+    ) -> PyResult<Servable> {
         let options = LoadOptions { tags: session.tags, config: session.config };
         let library = Arc::clone(&self.library);
         let servable = python.detach(|| quietly_loaded(library, name, version, path, options)).map_err(raised)?;
@@ -80,7 +87,13 @@ fn quietly_loaded(
     Ok(servable)
 }
 
-fn load(library: &Arc<Library>, name: String, version: i64, path: &Path, options: &LoadOptions) -> Result<CoreServable, Status> {
+fn load(
+    library: &Arc<Library>,
+    name: String,
+    version: i64,
+    path: &Path,
+    options: &LoadOptions,
+) -> Result<CoreServable, Status> {
     let (mut session, meta_graph) = SavedModelSession::load(library, path, options)?;
     let signatures = saved_model::signatures(&meta_graph, |tensor| session.endpoint(tensor))?;
     let description = saved_model::description(&meta_graph)?;

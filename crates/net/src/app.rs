@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use servable_core::predict::{self, Call};
 use servable_core::routes::RouteTable;
-use servable_core::servable::Servable;
-use servable_core::{Limits, Status, Tensor};
+use servable_core::servable::{Answer, Servable};
+use servable_core::{Limits, Status};
 
 use crate::control::ControlCall;
 use crate::health::Health;
@@ -60,21 +60,19 @@ impl App {
         servable: Arc<Servable>,
         call: Call,
         deadline: Option<Instant>,
-    ) -> Result<Vec<Tensor>, Status> {
-        let name = self.metrics.as_ref().map(|_| servable.name().to_owned());
-        let start = Instant::now();
-        let outputs = servable.run(call, deadline).await?;
-        if let (Some(metrics), Some(name)) = (&self.metrics, name) {
-            metrics.ran(&name, start.elapsed());
+    ) -> Result<Answer, Status> {
+        let start = self.metrics.as_ref().map(|_| Instant::now());
+        let answer = servable.run(call, deadline).await?;
+        if let (Some(metrics), Some(start)) = (&self.metrics, start) {
+            metrics.ran(answer.servable().name(), start.elapsed());
         }
-        let bytes: usize = outputs.iter().map(Tensor::value_bytes).sum();
-        let most = self.settings.limits.max_output_bytes;
+        let (bytes, most) = (answer.value_bytes(), self.settings.limits.max_output_bytes);
         if bytes > most {
             return Err(Status::resource_exhausted(format!(
                 "the answer has {bytes} bytes of values; this server sends at most {most} (max_output_bytes)"
             )));
         }
-        Ok(outputs)
+        Ok(answer)
     }
 
     pub(crate) fn check_method_name(&self, signature: &servable_core::Signature) -> Result<(), Status> {

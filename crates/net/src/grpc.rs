@@ -12,8 +12,8 @@ use prost::Message;
 use prost_types::Any;
 use servable_core::predict::bind;
 use servable_core::routes::Choice;
-use servable_core::servable::Servable;
-use servable_core::{Code, Status, Tensor};
+use servable_core::servable::Answer;
+use servable_core::{Code, Status};
 use servable_wire::messages::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};
 use servable_wire::messages::tensorflow::serving::model_spec::VersionChoice;
 use servable_wire::messages::tensorflow::serving::{
@@ -121,7 +121,7 @@ fn grpc(app: &App) -> Grpc<Frames> {
 async fn unary<F, R>(app: &Arc<App>, request: Request<Incoming>, handler: F) -> GrpcResponse
 where
     F: FnOnce(Arc<App>, Bytes) -> R + Send,
-    R: Future<Output = Result<Answer, Status>> + Send,
+    R: Future<Output = Result<Reply, Status>> + Send,
 {
     grpc(app).unary(Unary(Some((handler, Arc::clone(app)))), request).await
 }
@@ -129,19 +129,19 @@ where
 /// A handler of one call, in the shape that tonic wants.
 struct Unary<F>(Option<(F, Arc<App>)>);
 
-type Outcome = Result<tonic::Response<Answer>, tonic::Status>;
+type Outcome = Result<tonic::Response<Reply>, tonic::Status>;
 
-fn translate(outcome: Result<Answer, Status>) -> Outcome {
+fn translate(outcome: Result<Reply, Status>) -> Outcome {
     outcome.map(tonic::Response::new).map_err(|status| edge_status(&status))
 }
 
 impl<F, R> UnaryService<Bytes> for Unary<F>
 where
     F: FnOnce(Arc<App>, Bytes) -> R + Send,
-    R: Future<Output = Result<Answer, Status>> + Send,
+    R: Future<Output = Result<Reply, Status>> + Send,
 {
-    type Response = Answer;
-    type Future = Map<R, fn(Result<Answer, Status>) -> Outcome>;
+    type Response = Reply;
+    type Future = Map<R, fn(Result<Reply, Status>) -> Outcome>;
 
     fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
         let (handler, app) = self.0.take().expect("tonic calls a unary handler once: else this is a bug");
@@ -150,34 +150,9 @@ where
 }
 
 /// What goes back: a message ready to send, or one that is written straight into the connection's buffer.
-enum Answer {
+enum Reply {
     Message(Bytes),
-    Predict(PredictAnswer),
-}
-
-struct PredictAnswer {
-    servable: Arc<Servable>,
-    signature: String,
-    /// Which outputs of the signature the tensors are.
-    outputs: Vec<usize>,
-    tensors: Vec<Tensor>,
-    form: Form,
-}
-
-impl PredictAnswer {
-    /// Calls `use_writer` with the message, measured.
-    fn with_writer<T>(&self, use_writer: impl FnOnce(&PredictWriter<'_>) -> T) -> Option<T> {
-        let signature = self.servable.signature(&self.signature)?;
-        let names = self.outputs.iter().map(|output| signature.outputs[*output].name.as_str());
-        let writer = PredictWriter::new(
-            names.zip(&self.tensors),
-            self.form,
-            self.servable.name(),
-            self.servable.version(),
-            &signature.name,
-        );
-        Some(use_writer(&writer))
-    }
+    Predict(Answer, Form),
 }
 
 /// Messages pass as bytes: what they mean is for the handlers.
@@ -185,7 +160,7 @@ impl PredictAnswer {
 struct Frames;
 
 impl Codec for Frames {
-    type Encode = Answer;
+    type Encode = Reply;
     type Decode = Bytes;
     type Encoder = Frames;
     type Decoder = Frames;
@@ -200,18 +175,18 @@ impl Codec for Frames {
 }
 
 impl Encoder for Frames {
-    type Item = Answer;
+    type Item = Reply;
     type Error = tonic::Status;
 
-    fn encode(&mut self, answer: Answer, buffer: &mut EncodeBuf<'_>) -> Result<(), tonic::Status> {
-        match answer {
-            Answer::Message(message) => buffer.put(message),
-            Answer::Predict(answer) => {
-                let written = answer.with_writer(|writer| {
-                    buffer.reserve(writer.len());
-                    writer.write(buffer);
-                });
-                written.ok_or_else(|| tonic::Status::internal("the signature is gone: this is a bug"))?;
+    fn encode(&mut self, reply: Reply, buffer: &mut EncodeBuf<'_>) -> Result<(), tonic::Status> {
+        match reply {
+            Reply::Message(message) => buffer.put(message),
+            Reply::Predict(answer, form) => {
+                let (servable, signature) = (answer.servable(), answer.signature());
+                let writer =
+                    PredictWriter::new(answer.outputs(), form, servable.name(), servable.version(), &signature.name);
+                buffer.reserve(writer.len());
+                writer.write(buffer);
             }
         }
         Ok(())
@@ -237,7 +212,7 @@ impl Decoder for Frames {
     }
 }
 
-async fn predict(app: Arc<App>, message: Bytes, deadline: Option<Instant>) -> Result<Answer, Status> {
+async fn predict(app: Arc<App>, message: Bytes, deadline: Option<Instant>) -> Result<Reply, Status> {
     const ENTRY: Entry = Entry { api: "Predict", entrypoint: "GRPC" };
     let Some(metrics) = &app.metrics else {
         return predict_uncounted(&app, &message, deadline).await;
@@ -250,7 +225,7 @@ async fn predict(app: Arc<App>, message: Bytes, deadline: Option<Instant>) -> Re
     outcome
 }
 
-async fn predict_uncounted(app: &App, message: &Bytes, deadline: Option<Instant>) -> Result<Answer, Status> {
+async fn predict_uncounted(app: &App, message: &Bytes, deadline: Option<Instant>) -> Result<Reply, Status> {
     let (servable, call) = {
         let request = PredictView::read(message)?;
         let spec = request.spec.ok_or_else(missing_spec)?;
@@ -261,13 +236,12 @@ async fn predict_uncounted(app: &App, message: &Bytes, deadline: Option<Instant>
         })?;
         app.check_method_name(signature)?;
         let limits = &app.settings.limits;
-        let call = bind(signature, request.inputs, &request.output_filter, |slot, view| view.to_tensor(&slot.name, limits))?;
+        let call =
+            bind(signature, request.inputs, &request.output_filter, |slot, view| view.to_tensor(&slot.name, limits))?;
         (servable, call)
     };
     let form = if app.settings.tensor_content { Form::Content } else { Form::Typed };
-    let (signature, outputs) = (call.signature.clone(), call.outputs.clone());
-    let tensors = app.run(Arc::clone(&servable), call, deadline).await?;
-    Ok(Answer::Predict(PredictAnswer { servable, signature, outputs, tensors, form }))
+    Ok(Reply::Predict(app.run(servable, call, deadline).await?, form))
 }
 
 fn missing_spec() -> Status {
@@ -278,7 +252,7 @@ fn decode<M: Message + Default>(message: &Bytes) -> Result<M, Status> {
     M::decode(message.clone()).map_err(|_| servable_wire::fields::Malformed.into())
 }
 
-fn metadata(app: &App, message: &Bytes) -> Result<Answer, Status> {
+fn metadata(app: &App, message: &Bytes) -> Result<Reply, Status> {
     let request: GetModelMetadataRequest = decode(message)?;
     let spec = request.model_spec.ok_or_else(missing_spec)?;
     if request.metadata_field.is_empty() {
@@ -303,10 +277,10 @@ fn metadata(app: &App, message: &Bytes) -> Result<Answer, Status> {
         }),
         metadata: [(SIGNATURE_DEF.to_owned(), signatures)].into(),
     };
-    Ok(Answer::Message(response.encode_to_vec().into()))
+    Ok(Reply::Message(response.encode_to_vec().into()))
 }
 
-fn model_status(app: &App, message: &Bytes) -> Result<Answer, Status> {
+fn model_status(app: &App, message: &Bytes) -> Result<Reply, Status> {
     let request: GetModelStatusRequest = decode(message)?;
     let spec = request.model_spec.ok_or_else(missing_spec)?;
     let version = match spec.version_choice {
@@ -326,14 +300,14 @@ fn model_status(app: &App, message: &Bytes) -> Result<Answer, Status> {
             }),
         })
         .collect();
-    Ok(Answer::Message(GetModelStatusResponse { model_version_status }.encode_to_vec().into()))
+    Ok(Reply::Message(GetModelStatusResponse { model_version_status }.encode_to_vec().into()))
 }
 
-async fn reload(app: Arc<App>, message: Bytes) -> Result<Answer, Status> {
-    control::ask(&app, "HandleReloadConfigRequest", message).await.map(Answer::Message)
+async fn reload(app: Arc<App>, message: Bytes) -> Result<Reply, Status> {
+    control::ask(&app, "HandleReloadConfigRequest", message).await.map(Reply::Message)
 }
 
-fn check_health(app: &App, message: &Bytes) -> Result<Answer, Status> {
+fn check_health(app: &App, message: &Bytes) -> Result<Reply, Status> {
     let request: HealthCheckRequest = decode(message)?;
     if !Health::knows(&request.service) {
         return Err(Status::new(Code::NotFound, format!("service {:?} is unknown", request.service)));
@@ -341,23 +315,23 @@ fn check_health(app: &App, message: &Bytes) -> Result<Answer, Status> {
     Ok(health_answer(app.health.is_ready()))
 }
 
-fn health_answer(ready: bool) -> Answer {
+fn health_answer(ready: bool) -> Reply {
     const SERVING: i32 = 1;
     const NOT_SERVING: i32 = 2;
     health_message(if ready { SERVING } else { NOT_SERVING })
 }
 
-fn health_message(status: i32) -> Answer {
-    Answer::Message(HealthCheckResponse { status }.encode_to_vec().into())
+fn health_message(status: i32) -> Reply {
+    Reply::Message(HealthCheckResponse { status }.encode_to_vec().into())
 }
 
 /// Tells the health at once and again whenever it changes.
 struct WatchHealth(Arc<App>);
 
-type HealthStream = futures_util::stream::BoxStream<'static, Result<Answer, tonic::Status>>;
+type HealthStream = futures_util::stream::BoxStream<'static, Result<Reply, tonic::Status>>;
 
 impl ServerStreamingService<Bytes> for WatchHealth {
-    type Response = Answer;
+    type Response = Reply;
     type ResponseStream = HealthStream;
     type Future = std::future::Ready<Result<tonic::Response<HealthStream>, tonic::Status>>;
 
@@ -367,9 +341,10 @@ impl ServerStreamingService<Bytes> for WatchHealth {
             let request: HealthCheckRequest = decode(request.get_ref())?;
             let changes = WatchStream::new(self.0.health.watch());
             let known = Health::knows(&request.service);
-            let stream: HealthStream = Box::pin(changes.map(move |ready| {
-                Ok(if known { health_answer(ready) } else { health_message(SERVICE_UNKNOWN) })
-            }));
+            let stream: HealthStream = Box::pin(
+                changes
+                    .map(move |ready| Ok(if known { health_answer(ready) } else { health_message(SERVICE_UNKNOWN) })),
+            );
             Ok(tonic::Response::new(stream))
         };
         std::future::ready(answer().map_err(|status: Status| edge_status(&status)))

@@ -89,7 +89,13 @@ impl Bound {
     }
 
     /// Serves connections until `stopping` turns true, then stops accepting; connections go on until they are done.
-    pub(crate) async fn serve(self, app: Arc<App>, protocol: Protocol, graceful: Arc<GracefulShutdown>, stopping: watch::Receiver<bool>) {
+    pub(crate) async fn serve(
+        self,
+        app: Arc<App>,
+        protocol: Protocol,
+        graceful: Arc<GracefulShutdown>,
+        stopping: watch::Receiver<bool>,
+    ) {
         match self {
             Self::Tcp(listener) => {
                 let accept = || async {
@@ -208,6 +214,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_answered() {
         async fn broken(number: u32) -> u32 {
+            tokio::task::yield_now().await;
             assert!(number > 1, "on purpose");
             number
         }

@@ -36,7 +36,10 @@ impl Metrics {
             HistogramVec::new(HistogramOpts::new(name, help).buckets(exponential_buckets(10.0, 1.8, 33)?), labels)
         };
         Ok(Self {
-            requests: IntCounterVec::new(Opts::new(":tensorflow:serving:request_count", "requests"), &["model_name", "status"])?,
+            requests: IntCounterVec::new(
+                Opts::new(":tensorflow:serving:request_count", "requests"),
+                &["model_name", "status"],
+            )?,
             latency: histogram(":tensorflow:serving:request_latency", "latency", &["model_name", "API", "entrypoint"])?,
             runtime: histogram(":tensorflow:serving:runtime_latency", "run time", &["model_name", "API", "runtime"])?,
             unknown_names: Mutex::default(),
@@ -96,7 +99,8 @@ fn write_family(page: &mut String, name: &str, family: &MetricFamily) {
     for metric in family.get_metric() {
         let mut labels: Vec<&LabelPair> = metric.get_label().iter().collect();
         labels.sort_by_key(|label| (label.name() != "model_name", label.name()));
-        let labels: Vec<String> = labels.iter().map(|label| format!("{}=\"{}\"", label.name(), escaped(label.value()))).collect();
+        let labels: Vec<String> =
+            labels.iter().map(|label| format!("{}=\"{}\"", label.name(), escaped(label.value()))).collect();
         let labels = labels.join(",");
         if family.get_field_type() == MetricType::COUNTER {
             let _ = writeln!(page, "{name}{{{labels}}} {}", metric.get_counter().get_value());

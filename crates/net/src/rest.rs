@@ -17,7 +17,7 @@ use servable_wire::json::{self, Document, Format};
 use servable_wire::target::{self, Target, TargetError, Verb};
 
 use crate::app::App;
-use crate::metrics::Entry;
+use crate::metrics::{Entry, Metrics};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain");
@@ -37,8 +37,11 @@ pub(crate) async fn handle(app: Arc<App>, request: Request<Incoming>) -> RestRes
     match request.uri().path() {
         "/livez" => return plain(StatusCode::OK, "alive\n"),
         "/readyz" => {
-            let (status, text) =
-                if app.health.is_ready() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "draining\n") };
+            let (status, text) = if app.health.is_ready() {
+                (StatusCode::OK, "ready\n")
+            } else {
+                (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+            };
             return plain(status, text);
         }
         _ => {}
@@ -137,7 +140,9 @@ fn question(app: &App, target: &Target) -> Result<Vec<u8>, Status> {
 async fn infer(app: &App, target: Target, request: Request<Incoming>) -> Result<Vec<u8>, Status> {
     if target.verb != Verb::Predict {
         let verb = verb_name(target.verb);
-        return Err(Status::unimplemented(format!(":{verb} is not supported by this version of servable; :predict is")));
+        return Err(Status::unimplemented(format!(
+            ":{verb} is not supported by this version of servable; :predict is"
+        )));
     }
     let compressed = is_gzip(&request);
     let body = read_body(request.into_body(), app.settings.limits.max_body_bytes).await?;
@@ -145,11 +150,8 @@ async fn infer(app: &App, target: Target, request: Request<Incoming>) -> Result<
     let deadline = app.settings.rest_timeout.map(|timeout| Instant::now() + timeout);
     let (servable, call, format) = read_predict(app, &target, &body)?;
     drop(body);
-    let (signature, outputs) = (call.signature.clone(), call.outputs.clone());
-    let tensors = app.run(Arc::clone(&servable), call, deadline).await?;
-    let signature = servable.signature(&signature).ok_or_else(|| Status::internal("the signature is gone: this is a bug"))?;
-    let named: Vec<(&str, &Tensor)> =
-        outputs.iter().map(|output| signature.outputs[*output].name.as_str()).zip(&tensors).collect();
+    let answer = app.run(servable, call, deadline).await?;
+    let named: Vec<(&str, &Tensor)> = answer.outputs().collect();
     json::write_predict(format, &named, app.settings.limits.max_output_bytes)
 }
 
@@ -177,7 +179,9 @@ fn is_gzip(request: &Request<Incoming>) -> bool {
 /// The whole body, of which a declared length beyond the limit is refused before anything is read.
 async fn read_body(body: Incoming, most: usize) -> Result<Bytes, Status> {
     let too_large = || {
-        Status::resource_exhausted(format!("the request body is larger than {most} bytes, the most that this server takes (max_body_bytes)"))
+        Status::resource_exhausted(format!(
+            "the request body is larger than {most} bytes, the most that this server takes (max_body_bytes)"
+        ))
     };
     if body.size_hint().lower() > most as u64 {
         return Err(too_large());
@@ -207,7 +211,7 @@ fn metrics_page(app: &App, path: &str, target: &str) -> RestResponse {
     if target != path {
         return plain(StatusCode::BAD_REQUEST, &format!("Unexpected path: {target}. Should be {path}"));
     }
-    plain(StatusCode::OK, &app.metrics.as_ref().map_or_else(String::new, |metrics| metrics.page()))
+    plain(StatusCode::OK, &app.metrics.as_ref().map_or_else(String::new, Metrics::page))
 }
 
 /// The HTTP status of each canonical code: the one place that knows it.
@@ -241,7 +245,8 @@ fn plain(status: StatusCode, text: &str) -> RestResponse {
 fn html(status: StatusCode) -> RestResponse {
     let reason = status.canonical_reason().unwrap_or_default();
     let number = status.as_u16();
-    let page = format!("<HTML><HEAD>\n<TITLE>{number} {reason}</TITLE>\n</HEAD><BODY>\n<H1>{reason}</H1>\n</BODY></HTML>\n");
+    let page =
+        format!("<HTML><HEAD>\n<TITLE>{number} {reason}</TITLE>\n</HEAD><BODY>\n<H1>{reason}</H1>\n</BODY></HTML>\n");
     let mut response = response(status, HTML, page.into_bytes());
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response

@@ -37,7 +37,8 @@ mod tests {
 
     #[test]
     fn only_code_of_tensorflow_is_given_back() {
-        let line = |permissions: &str, file: &str| format!("7f0000001000-7f0000003000 {permissions} 00001000 fe:00 77 {file}");
+        let line =
+            |permissions: &str, file: &str| format!("7f0000001000-7f0000003000 {permissions} 00001000 fe:00 77 {file}");
         let found = code_of_tensorflow(&line("r-xp", "/a/tensorflow/libtensorflow_cc.so.2"));
         assert_eq!(found, Some((0x7f00_0000_1000, 0x7f00_0000_3000)));
         for (permissions, file) in [

@@ -67,6 +67,7 @@ fn located(error: &prost_reflect::text_format::ParseError, text: &str) -> String
     let place = error.labels().and_then(|mut labels| labels.next()).map(|label| label.offset());
     let offset = place.unwrap_or(text.len()).min(text.len());
     let before = &text.as_bytes()[..offset];
+    #[expect(clippy::naive_bytecount, reason = "an error message needs no fast counting")]
     let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
     let column = offset - before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1) + 1;
     format!("{line}:{column}: {error}")

@@ -119,6 +119,7 @@ fn decoded(text: &str) -> Result<String, TargetError> {
 mod tests {
     use super::*;
 
+    #[expect(clippy::unnecessary_wraps, reason = "it stands in tables beside errors")]
     fn target(name: &str, choice: Choice, verb: Verb) -> Result<Target, TargetError> {
         Ok(Target { name: name.to_owned(), choice, verb })
     }

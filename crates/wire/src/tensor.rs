@@ -500,10 +500,10 @@ mod tests {
             proto(DataType::Float, &[-1]),
             proto(DataType::Float, &[i64::MAX, 4]),
             proto(DataType::Float, &[1; 255]),
-            TensorProto { tensor_content: vec![0; 3].into(), ..proto(DataType::Float, &[1]) },
-            TensorProto { tensor_content: vec![0; 8].into(), ..proto(DataType::Float, &[1]) },
-            TensorProto { tensor_content: vec![1, 9, b'a'].into(), ..proto(DataType::String, &[2]) },
-            TensorProto { tensor_content: vec![1, b'a', b'b'].into(), ..proto(DataType::String, &[1]) },
+            TensorProto { tensor_content: vec![0; 3], ..proto(DataType::Float, &[1]) },
+            TensorProto { tensor_content: vec![0; 8], ..proto(DataType::Float, &[1]) },
+            TensorProto { tensor_content: vec![1, 9, b'a'], ..proto(DataType::String, &[2]) },
+            TensorProto { tensor_content: vec![1, b'a', b'b'], ..proto(DataType::String, &[1]) },
         ];
         for proto in wrong {
             let status = read(&proto).expect_err("no tensor");

@@ -1,7 +1,7 @@
 //! The JSON of the REST interface: requests into tensors, tensors and statuses into answers.
 //!
 //! ```text
-//! body ── Document::parse ──► Document ── inputs ──► tensors        (scan, document │ decode, walk, number, text)
+//! body ── Document::parse ──► Document ── inputs ──► tensors        (scan, document │ decode, column, walk, number, text)
 //!                                           └─ refused ──► explain  (the slow walk that finds the right message)
 //! tensors ── write_predict ──► body                                 (write, print, text)
 //! ```

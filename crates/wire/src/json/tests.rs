@@ -71,7 +71,7 @@ fn compact(json: &[u8]) -> Vec<u8> {
             return true;
         }
         in_string = *byte == b'"';
-        *byte != b' '
+        !byte.is_ascii_whitespace()
     };
     json.iter().copied().filter(keep).collect()
 }
@@ -236,19 +236,30 @@ fn answers_are_split_by_rows_or_left_whole() {
         write_predict(format, outputs, usize::MAX).map(|text| String::from_utf8(text).expect("UTF-8"))
     };
     let fails = |format, outputs: &[(&str, &Tensor)]| write(format, outputs).expect_err("not writable").message;
+    let many = &[("m", &matrix), ("s", &strings), ("s_bytes", &strings)][..];
     for (format, outputs, wanted) in [
-        (Format::Row, &[("m", &matrix)][..], r#"{"predictions": [[1.0, 2.5], [3.0, 4.0]]}"#),
-        (Format::Column, &[("m", &matrix)], r#"{"outputs": [[1.0, 2.5], [3.0, 4.0]]}"#),
+        (Format::Row, &[("m", &matrix)][..], "{@1'predictions': [[1.0, 2.5], [3.0, 4.0]@1]@0}"),
+        (Format::Column, &[("m", &matrix)], "{@1'outputs': [@2[@3 1.0,@3 2.5@2],@2[@3 3.0,@3 4.0@2]@1]@0}"),
         (
             Format::Row,
-            &[("m", &matrix), ("s", &strings), ("s_bytes", &strings)],
-            r#"{"predictions": [{"m": [1.0, 2.5], "s": "a", "s_bytes": {"b64": "YQ=="}}, {"m": [3.0, 4.0], "s": "é\n", "s_bytes": {"b64": "w6kK"}}]}"#,
+            many,
+            "{@1'predictions': [@2{@3'm': [1.0, 2.5],@3's': 'a',@3's_bytes': {@4'b64': 'YQ=='@3}@2},\
+             @2{@3'm': [3.0, 4.0],@3's': 'é\\n',@3's_bytes': {@4'b64': 'w6kK'@3}@2}@1]@0}",
         ),
-        (Format::Column, &[("n", &scalar), ("t", &three)], r#"{"outputs": {"n": -7, "t": [true, false, true]}}"#),
-        (Format::Column, &[("n", &scalar)], r#"{"outputs": -7}"#),
-        (Format::Row, &[("h", &hollow)], r#"{"predictions": [[], []]}"#),
+        (
+            Format::Column,
+            &[("n", &scalar), ("t", &three)],
+            "{@1'outputs': {@2'n': -7,@2't': [@3true,@3false,@3true@2]@1}@0}",
+        ),
+        (Format::Column, &[("n", &scalar)], "{@1'outputs': -7@0}"),
+        (Format::Row, &[("h", &hollow)], "{@1'predictions': [[], []@1]@0}"),
+        (Format::Column, &[("h", &hollow)], "{@1'outputs': [@2[],@2[]@1]@0}"),
+        (Format::Column, &[], "{@1'outputs': {}@0}"),
     ] {
-        assert_eq!(write(format, outputs).as_deref(), Ok(wanted));
+        // Short for a line at that level, and for quotes.
+        let mut wanted = wanted.replace("@3 ", "@3").replace('\'', "\"");
+        (0..5).for_each(|level| wanted = wanted.replace(&format!("@{level}"), &format!("\n{}", "    ".repeat(level))));
+        assert_eq!(write(format, outputs), Ok(wanted));
     }
     assert_eq!(fails(Format::Row, &[("n", &scalar)]), "Tensor name: n has no shape information ");
     assert_eq!(

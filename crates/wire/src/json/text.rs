@@ -97,15 +97,15 @@ pub(super) fn quote(string: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// Writes `{"b64": "…"}`.
+/// Writes bytes as a string in base64.
 pub(super) fn quote_base64(bytes: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(b"{\"b64\": \"");
+    out.push(b'"');
     let start = out.len();
     let length = base64::encoded_len(bytes.len(), true).unwrap_or(0);
     out.resize(start + length, b'=');
     let written = base64::engine::general_purpose::STANDARD.encode_slice(bytes, &mut out[start..]);
     out.truncate(start + written.expect("the encoded length is known; anything else is a bug"));
-    out.extend_from_slice(b"\"}");
+    out.push(b'"');
 }
 
 /// If `text` begins with an object whose only member is `b64`, a string: what stands between that string's quotes, and

@@ -14,7 +14,10 @@ const BYTES_SUFFIX: &str = "_bytes";
 /// Room per number; most need less.
 const USUAL_NUMBER_LENGTH: usize = 13;
 
-/// `{"predictions": [...]}` or `{"outputs": ...}`, laid out as the request was.
+/// `{"predictions": [...]}` or `{"outputs": ...}`, as the request was.
+///
+/// White space is the original's too, so that answers can be compared byte by byte: rows have their lists on one line,
+/// columns have a line for every element.
 ///
 /// `INVALID_ARGUMENT` if an output cannot be split into rows or has a type that JSON has no values for;
 /// `RESOURCE_EXHAUSTED` if the text would be longer than `max_output_bytes`.
@@ -22,19 +25,21 @@ pub fn write_predict(format: Format, outputs: &[(&str, &Tensor)], max_output_byt
     let outputs: Vec<Output<'_>> = outputs.iter().map(|(name, tensor)| Output::new(name, tensor)).collect();
     let numbers: usize = outputs.iter().map(|output| output.tensor.shape().elements()).sum();
     let capacity = numbers.saturating_mul(USUAL_NUMBER_LENGTH).saturating_add(64);
-    let mut out = Answer { text: Vec::with_capacity(capacity.min(max_output_bytes)), max_bytes: max_output_bytes };
+    let text = Vec::with_capacity(capacity.min(max_output_bytes));
+    let mut out = Answer { text, max_bytes: max_output_bytes, level: 1, lists: Lists::OnOneLine };
     match format {
         Format::Row => {
             let rows = common_rows(&outputs)?;
-            out.text.extend_from_slice(b"{\"predictions\": ");
-            out.list(rows, |out, row| out.named(&outputs, |out, output| out.row(output, row)))?;
+            out.text.extend_from_slice(b"{\n    \"predictions\": ");
+            out.rows(&outputs, rows)?;
         }
         Format::Column => {
-            out.text.extend_from_slice(b"{\"outputs\": ");
+            out.lists = Lists::OnManyLines;
+            out.text.extend_from_slice(b"{\n    \"outputs\": ");
             out.named(&outputs, |out, output| out.nested(output, output.tensor.shape().sizes(), 0))?;
         }
     }
-    out.text.push(b'}');
+    out.text.extend_from_slice(b"\n}");
     out.check()?;
     Ok(out.text)
 }
@@ -68,10 +73,20 @@ fn common_rows(outputs: &[Output<'_>]) -> Result<usize, Status> {
     Ok(common.unwrap_or(0) as usize)
 }
 
+/// How lists are laid out; objects always take a line for every member.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lists {
+    OnOneLine,
+    OnManyLines,
+}
+
 /// An answer in the making.
 struct Answer {
     text: Vec<u8>,
     max_bytes: usize,
+    /// How deep what is being written stands.
+    level: usize,
+    lists: Lists,
 }
 
 impl Answer {
@@ -86,6 +101,15 @@ impl Answer {
         Ok(())
     }
 
+    /// Begins a line at the current level.
+    #[inline]
+    fn line(&mut self) {
+        const INDENTED: &[u8; 65] = b"\n                                                                ";
+        let spaces = 4 * self.level;
+        self.text.extend_from_slice(&INDENTED[..=spaces.min(64)]);
+        (64..spaces).for_each(|_| self.text.push(b' '));
+    }
+
     /// `count` values with brackets round them and commas between.
     #[inline]
     fn list(
@@ -94,14 +118,78 @@ impl Answer {
         mut write: impl FnMut(&mut Self, usize) -> Result<(), Status>,
     ) -> Result<(), Status> {
         self.text.push(b'[');
+        self.level += 1;
         for index in 0..count {
-            if index > 0 {
-                self.text.extend_from_slice(b", ");
+            match (self.lists, index) {
+                (Lists::OnOneLine, 0) => {}
+                (Lists::OnOneLine, _) => self.text.extend_from_slice(b", "),
+                (Lists::OnManyLines, 0) => self.line(),
+                (Lists::OnManyLines, _) => {
+                    self.text.push(b',');
+                    self.line();
+                }
             }
             write(self, index)?;
             self.check()?;
         }
+        self.level -= 1;
+        if count > 0 && self.lists == Lists::OnManyLines {
+            self.line();
+        }
         self.text.push(b']');
+        Ok(())
+    }
+
+    /// The list of predictions: its bracket stands on a line of its own, and so do those of objects in it.
+    fn rows(&mut self, outputs: &[Output<'_>], rows: usize) -> Result<(), Status> {
+        self.text.push(b'[');
+        self.level += 1;
+        for row in 0..rows {
+            let separator: &[u8] = match (row, outputs.len()) {
+                (0, _) => b"",
+                (_, 1) => b", ",
+                _ => b",",
+            };
+            self.text.extend_from_slice(separator);
+            if outputs.len() != 1 {
+                self.line();
+            }
+            self.named(outputs, |out, output| out.row(output, row))?;
+            self.check()?;
+        }
+        self.level -= 1;
+        if rows > 0 {
+            self.line();
+        }
+        self.text.push(b']');
+        Ok(())
+    }
+
+    /// An object with these members.
+    fn object<T>(
+        &mut self,
+        members: impl Iterator<Item = T>,
+        name: impl Fn(&T) -> &str,
+        mut write: impl FnMut(&mut Self, &T) -> Result<(), Status>,
+    ) -> Result<(), Status> {
+        self.text.push(b'{');
+        self.level += 1;
+        let mut empty = true;
+        for member in members {
+            if !empty {
+                self.text.push(b',');
+            }
+            empty = false;
+            self.line();
+            text::quote(name(&member).as_bytes(), &mut self.text);
+            self.text.extend_from_slice(b": ");
+            write(self, &member)?;
+        }
+        self.level -= 1;
+        if !empty {
+            self.line();
+        }
+        self.text.push(b'}');
         Ok(())
     }
 
@@ -123,17 +211,10 @@ impl Answer {
         outputs: &[Output<'_>],
         mut write: impl FnMut(&mut Self, &Output<'_>) -> Result<(), Status>,
     ) -> Result<(), Status> {
-        if let [only] = outputs {
-            return write(self, only);
+        match outputs {
+            [only] => write(self, only),
+            _ => self.object(outputs.iter(), |output| output.name, |out, output| write(out, output)),
         }
-        for (index, output) in outputs.iter().enumerate() {
-            self.text.extend_from_slice(if index == 0 { b"{" } else { b", " });
-            text::quote(output.name.as_bytes(), &mut self.text);
-            self.text.extend_from_slice(b": ");
-            write(self, output)?;
-        }
-        self.text.extend_from_slice(if outputs.is_empty() { b"{}" } else { b"}" });
-        Ok(())
     }
 
     fn row(&mut self, output: &Output<'_>, row: usize) -> Result<(), Status> {
@@ -185,10 +266,16 @@ impl Answer {
                 self.list_or_one(count, |out, index| {
                     let string = strings.get(first + index);
                     if output.holds_bytes {
-                        text::quote_base64(string, &mut out.text);
-                    } else {
-                        text::quote(string, &mut out.text);
+                        return out.object(
+                            std::iter::once("b64"),
+                            |name| name,
+                            |out, _| {
+                                text::quote_base64(string, &mut out.text);
+                                Ok(())
+                            },
+                        );
                     }
+                    text::quote(string, &mut out.text);
                     Ok(())
                 })
             }
