@@ -28,7 +28,7 @@ class HalfPlusTwo(tf.Module):
 
 def main() -> None:
     model = HalfPlusTwo()
-    options = tf.saved_model.SaveOptions(save_debug_info=False, experimental_debug_stripper=True)
+    options = tf.saved_model.SaveOptions(save_debug_info=False)
     tf.saved_model.save(model, str(MODEL_DIRECTORY), signatures={"serving_default": model.predict}, options=options)
     print(f"wrote {MODEL_DIRECTORY}")
 

@@ -17,9 +17,7 @@ def node(name: str, op: str, inputs: Sequence[str] = (), **attributes: str) -> s
     return f"node {{ name: '{name}' op: '{op}'{listed}{attrs} }}"
 
 
-def write_model(
-    folder: Path, nodes: Sequence[str], inputs: Mapping[str, str], outputs: Mapping[str, str]
-) -> None:
+def write_model(folder: Path, nodes: Sequence[str], inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
     """A SavedModel with one signature. `inputs` and `outputs` are data types by tensor name."""
     folder.mkdir(parents=True)
     (folder / "saved_model.pbtxt").write_text(

@@ -19,7 +19,7 @@ MODELS = REPOSITORY / "tests" / "models"
 DEMO = REPOSITORY / "python" / "servable" / "demo"
 HALF_PLUS_TWO = DEMO / "models" / "half_plus_two"
 
-DEADLINE_S = 60.0
+DEADLINE_S = 30.0
 """For what takes a moment on an idle machine, and may take longer on a busy one."""
 POLL_S = 0.02
 
@@ -69,7 +69,9 @@ class Model:
 
     def text(self) -> str:
         """Protobuf text, as people write it."""
-        labels = "".join(f"    version_labels {{ key: '{key}' value: {value} }}\n" for key, value in self.labels.items())
+        labels = "".join(
+            f"    version_labels {{ key: '{key}' value: {value} }}\n" for key, value in self.labels.items()
+        )
         policy = f"    model_version_policy {{ {self.policy} }}\n" if self.policy else ""
         return (
             f"  config {{\n    name: '{self.name}'\n    base_path: '{self.base_path}'\n"
@@ -174,9 +176,7 @@ def serving(models: Sequence[Model], folder: Path, *flags: str) -> Iterator[Serv
         yield server.wait_ready()
 
 
-def run_to_end(
-    *arguments: str, environment: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
+def run_to_end(*arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """What a command prints that ends by itself; the first argument is the name of a console script."""
     program, *rest = arguments
     return subprocess.run(

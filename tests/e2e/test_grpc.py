@@ -60,11 +60,11 @@ def random_numbers(dtype: Any, shape: tuple[int, ...]) -> Array:
     raw = np.frombuffer(random.Random(f"{dtype.name}{shape}").randbytes(size), np.uint8)
     if dtype == tf.bool:
         return (raw % 2).astype(bool).reshape(shape)
-    values = raw.view(numpy_type).reshape(shape)
+    values: Array = raw.view(numpy_type).reshape(shape)
     if dtype.is_integer:
         return values
     with np.errstate(invalid="ignore"):
-        return np.where(np.isnan(values), numpy_type.type(-0.0), values)
+        return np.asarray(np.where(np.isnan(values), numpy_type.type(-0.0), values))
 
 
 def empty(dtype: Any, shape: tuple[int, ...]) -> Any:
@@ -299,7 +299,7 @@ def test_metadata_are_the_signatures_of_the_saved_model(grpc: Grpc, name: str) -
     base = HALF_PLUS_TWO if name == "half_plus_two" else MODELS / name
     newest = max(base.iterdir(), key=lambda folder: int(folder.name))
     saved = saved_model_pb2.SavedModel.FromString((newest / "saved_model.pb").read_bytes())
-    expected = {key: value for key, value in saved.meta_graphs[0].signature_def.items()}
+    expected = dict(saved.meta_graphs[0].signature_def.items())
     assert dict(grpc.metadata(name).signature_def.items()) == expected
 
 

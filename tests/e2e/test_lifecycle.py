@@ -11,6 +11,7 @@ from types import TracebackType
 
 import grpc
 import pytest
+import tensorflow as tf
 
 from tests.e2e.grpc_client import Grpc, code_of, details_of, predict_request
 from tests.e2e.rest_client import Rest
@@ -28,10 +29,13 @@ def put(base: Path, version: int, source: int | None = None) -> None:
     aside.rename(base / str(version))
 
 
-def put_broken(base: Path, version: int) -> None:
+def put_broken(base: Path, version: int, content: bytes | None = None) -> None:
+    """Let a version appear whose SavedModel is missing, or is something else."""
+    base.mkdir(exist_ok=True)
     aside = base.parent / f"{base.name}.incoming"
     aside.mkdir()
-    (aside / "saved_model.pb").write_bytes(b"no SavedModel")
+    if content is not None:
+        (aside / "saved_model.pb").write_bytes(content)
     aside.rename(base / str(version))
 
 
@@ -62,8 +66,10 @@ class Load:
     def wait_for(self, answer: float) -> None:
         """Wait until every client has been answered so."""
         wait_until(
-            lambda: bool(self.failures)
-            or (len(self.answers) == len(self._threads) and all(a and a[-1] == answer for a in list(self.answers))),
+            lambda: (
+                bool(self.failures)
+                or (len(self.answers) == len(self._threads) and all(a and a[-1] == answer for a in list(self.answers)))
+            ),
             f"all clients get the answer {answer}",
         )
         assert not self.failures
@@ -147,13 +153,18 @@ def test_a_broken_version_does_not_replace_a_good_one(tmp_path: Path) -> None:
     flags = ["--max_num_load_retries=0"]
     with serving([Model("multi", base)], tmp_path, *flags) as server, Grpc(server.grpc_address) as client:
         with Load(server, "multi") as load:
-            put_broken(base, 2)
+            put_broken(base, 2, b"no SavedModel")
             server.wait_for(lambda: client.states("multi").get(2) == "END", "the load fails")
             ((_, _, code, message),) = client.status("multi", 2)
             assert code != 0
-            assert str(base / "2") in message
+            assert message
+            put_broken(base, 3)
+            server.wait_for(lambda: client.states("multi").get(3) == "END", "the load fails")
+            ((_, _, code, message),) = client.status("multi", 3)
+            assert code == tf.errors.NOT_FOUND
+            assert str(base / "3") in message
             load.wait_for(1.0)
-            put(base, 3)
+            put(base, 4, source=3)
             load.wait_for(3.0)
         assert load.changes() == [[1.0, 3.0]] * 4
 
@@ -187,7 +198,6 @@ def test_a_server_without_versions_waits_for_one(tmp_path: Path) -> None:
 
 def test_a_first_version_that_does_not_load_ends_the_server(tmp_path: Path) -> None:
     base = tmp_path / "multi"
-    base.mkdir()
     put_broken(base, 1)
     flags = [f"--model_base_path={base}", "--model_name=multi", "--max_num_load_retries=0"]
     with ServerProcess(flags, tmp_path / "log") as server:
@@ -229,7 +239,7 @@ def test_a_reload_changes_models_versions_and_labels(tmp_path: Path) -> None:
         with pytest.raises(grpc.RpcError) as raised:
             reload("specific { versions: 1 versions: 2 }", {"stable": 1, "canary": 2})
         assert code_of(raised.value) == "FAILED_PRECONDITION"
-        assert "canary" in details_of(raised.value)
+        assert "version 2 of model m" in details_of(raised.value)
         assert client.states("m") == {1: "AVAILABLE"}, "a reload that is refused changes nothing"
 
         reload("specific { versions: 1 versions: 2 }", {"stable": 1})
@@ -261,11 +271,9 @@ def test_a_reload_waits_for_new_models_and_lets_go_of_old_ones(tmp_path: Path) -
             client.predict(predict_request("old", {"x": [1.0]}))
         assert details_of(raised.value) == "Servable not found for request: Latest(old)"
 
-        put_broken_base = tmp_path / "broken"
-        put_broken_base.mkdir()
-        put_broken(put_broken_base, 1)
+        put_broken(tmp_path / "broken", 1)
         with pytest.raises(grpc.RpcError) as raised:
-            client.reload(config_text([Model("new", MODELS / "half"), Model("broken", put_broken_base)]))
+            client.reload(config_text([Model("new", MODELS / "half"), Model("broken", tmp_path / "broken")]))
         assert code_of(raised.value) == "UNKNOWN"
         assert "1 model(s) did not become available: {{{name: broken version: 1}" in details_of(raised.value)
         assert client.states("new") == {7: "AVAILABLE"}
@@ -292,7 +300,7 @@ def test_the_configuration_file_is_watched(tmp_path: Path) -> None:
     with serving(models, tmp_path, *flags) as server, Rest(server.rest_port) as rest:
         config = tmp_path / "models.config"
         config.write_text("model_config_list { no such field }")
-        server.wait_for(lambda: "PollFilesystemAndReloadConfig failed" in server.log, "the mistake is noticed")
+        server.wait_for(lambda: f"Invalid protobuf file: '{config}'" in server.log, "the mistake is noticed")
         assert rest.states("a") == {"1": "AVAILABLE"}
         config.write_text(config_text([Model("b", MODELS / "half")]))
         server.wait_for(lambda: rest.states("b") == {"7": "AVAILABLE"}, "the new model is there")

@@ -27,10 +27,10 @@ def begin_slow_grpc(client: Grpc) -> Any:
     return call
 
 
-def begin_slow_rest(port: int) -> socket.socket:
+def begin_slow_rest(port: int, milliseconds: int = SLOW_MS) -> socket.socket:
     """The same over REST. The server asks for the body, so it has begun with the request."""
-    body = json.dumps({"signature_name": "ms", "inputs": {"x": [4.0], "ms": SLOW_MS}})
-    connection = socket.create_connection(("127.0.0.1", port), timeout=60)
+    body = json.dumps({"signature_name": "ms", "inputs": {"x": [4.0], "ms": milliseconds}})
+    connection = socket.create_connection(("127.0.0.1", port), timeout=30)
     head = f"POST /v1/models/slow:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
     connection.sendall(f"{head}Expect: 100-continue\r\n\r\n".encode())
     assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
@@ -60,20 +60,31 @@ def test_requests_in_flight_finish_while_new_connections_are_refused(tmp_path: P
         assert server.exit_code() == 0
 
 
-def test_idle_connections_do_not_hold_up_the_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("begun", [b"", b"GET /livez HTTP/1.1\r\nHo"], ids=["silent", "within a head"])
+def test_connections_without_a_request_do_not_hold_up_the_end(tmp_path: Path, begun: bytes) -> None:
     models = [Model("m", HALF_PLUS_TWO)]
-    with serving(models, tmp_path) as server, Grpc(server.grpc_address) as client:
+    with (
+        serving(models, tmp_path, "--drain_timeout_seconds=5") as server,
+        Grpc(server.grpc_address) as client,
+        socket.create_connection(("127.0.0.1", server.rest_port)) as idle,
+        socket.create_connection(("127.0.0.1", server.rest_port), timeout=30) as kept,
+    ):
+        idle.sendall(begun)
         assert client.predict(predict_request("m", {"x": [2.0]})).outputs["y"].float_val[0] == 3.0
-        with (
-            socket.create_connection(("127.0.0.1", server.rest_port)) as silent,
-            socket.create_connection(("127.0.0.1", server.rest_port), timeout=60) as kept,
-        ):
-            kept.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert kept.recv(1000).startswith(b"HTTP/1.1 200 OK")
-            silent.sendall(b"GET /livez HT")
-            server.signal()
-            assert server.exit_code() == 0
-    assert "cut off" not in server.log
+        kept.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert kept.recv(1000).startswith(b"HTTP/1.1 200 OK")
+        server.signal()
+        assert server.exit_code() == 0
+        assert "cut off" not in server.log
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_a_signal_that_comes_as_the_ports_open_is_not_missed(tmp_path: Path, attempt: int) -> None:
+    models = [Model("slow", MODELS / "slow")]
+    with serving(models, tmp_path) as server, begin_slow_rest(server.rest_port, 100) as connection:
+        server.signal()
+        assert read_to_end(connection).startswith(b"HTTP/1.1 200 OK")
+        assert server.exit_code() == 0
 
 
 @pytest.fixture
@@ -93,7 +104,8 @@ def test_a_request_that_never_ends_is_cut_off(endless: ServerProcess) -> None:
         with pytest.raises(grpc.RpcError) as raised:
             call.result()
         assert code_of(raised.value) in ("UNAVAILABLE", "CANCELLED", "INTERNAL")
-        assert "Requests were still running after 0.3 s; they were cut off" in server.log
+    assert "Requests were still running after 0.3 s; they were cut off" in endless.log
+    assert "not unloaded" not in endless.log, "there is nothing more to wait for"
 
 
 def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ mod listen;
 mod metrics;
 mod rest;
 mod server;
+mod shard;
 
 pub use app::Settings;
 pub use control::ControlCall;

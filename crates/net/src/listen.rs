@@ -21,9 +21,10 @@ use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::sync::{Semaphore, watch};
 
 use crate::app::App;
+use crate::shard::{Accepted, Shards, Stream};
 use crate::{grpc, rest};
 
-const DEFAULT_CONNECTIONS: usize = 10_000;
+pub(crate) const DEFAULT_CONNECTIONS: usize = 10_000;
 const BACKLOG: u32 = 1024;
 /// How long a client may take to send its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -88,28 +89,58 @@ impl Bound {
         }
     }
 
-    /// Serves connections until `stopping` turns true, then stops accepting; connections go on until they are done.
-    pub(crate) async fn serve(
-        self,
-        app: Arc<App>,
-        protocol: Protocol,
-        graceful: Arc<GracefulShutdown>,
-        stopping: watch::Receiver<bool>,
-    ) {
+    /// Accepts connections until `stopping` turns true; those that are open go on until they are done.
+    pub(crate) async fn accept(self, acceptor: Acceptor, stopping: watch::Receiver<bool>) {
         match self {
             Self::Tcp(listener) => {
-                let accept = || async {
+                let next = || async {
                     let (stream, _) = listener.accept().await?;
                     stream.set_nodelay(true)?;
-                    Ok(stream)
+                    stream.into_std().map(Stream::Tcp)
                 };
-                accept_all(accept, app, protocol, graceful, stopping).await;
+                acceptor.accept_all(next, stopping).await;
             }
             Self::Unix(listener, path) => {
-                let accept = || async { listener.accept().await.map(|(stream, _)| stream) };
-                accept_all(accept, app, protocol, graceful, stopping).await;
+                let next = || async { listener.accept().await?.0.into_std().map(Stream::Unix) };
+                acceptor.accept_all(next, stopping).await;
                 // Gone already is as good.
                 let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+}
+
+/// What happens to a listener's connections.
+pub(crate) struct Acceptor {
+    pub(crate) protocol: Protocol,
+    pub(crate) shards: Arc<Shards>,
+    pub(crate) graceful: Arc<GracefulShutdown>,
+    /// Connections that may be open at a time, over all listeners.
+    pub(crate) room: Arc<Semaphore>,
+}
+
+impl Acceptor {
+    async fn accept_all<F>(&self, accept: impl Fn() -> F, mut stopping: watch::Receiver<bool>)
+    where
+        F: Future<Output = io::Result<Stream>>,
+    {
+        loop {
+            let next = async {
+                // No room: further clients wait in the kernel's backlog.
+                let room = Arc::clone(&self.room).acquire_owned();
+                let permit = room.await.expect("the semaphore is never closed: this is a bug");
+                accept().await.map(|stream| (stream, permit))
+            };
+            let accepted = tokio::select! {
+                accepted = next => accepted,
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+            };
+            match accepted {
+                Ok((stream, permit)) => {
+                    let (protocol, watcher) = (self.protocol, self.graceful.watcher());
+                    self.shards.take(Accepted { stream, protocol, watcher, permit });
+                }
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
         }
     }
@@ -127,44 +158,8 @@ fn is_socket(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
-async fn accept_all<A, F, S>(
-    accept: A,
-    app: Arc<App>,
-    protocol: Protocol,
-    graceful: Arc<GracefulShutdown>,
-    mut stopping: watch::Receiver<bool>,
-) where
-    A: Fn() -> F,
-    F: Future<Output = io::Result<S>>,
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let room = Arc::new(Semaphore::new(app.settings.max_connections.unwrap_or(DEFAULT_CONNECTIONS)));
-    loop {
-        let next = async {
-            // No room: further clients wait in the kernel's backlog.
-            let permit = Arc::clone(&room).acquire_owned().await.expect("the semaphore is never closed: this is a bug");
-            accept().await.map(|stream| (stream, permit))
-        };
-        let accepted = tokio::select! {
-            accepted = next => accepted,
-            _ = stopping.wait_for(|stopping| *stopping) => return,
-        };
-        match accepted {
-            Ok((stream, permit)) => {
-                let (app, watcher) = (Arc::clone(&app), graceful.watcher());
-                tokio::spawn(async move {
-                    let _open = app.connections.enter();
-                    serve_connection(stream, app, protocol, watcher).await;
-                    drop(permit);
-                });
-            }
-            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-        }
-    }
-}
-
 /// A connection that breaks is the client's affair: it is not worth a word.
-async fn serve_connection<S>(stream: S, app: Arc<App>, protocol: Protocol, watcher: Watcher)
+pub(crate) async fn serve_connection<S>(stream: S, app: Arc<App>, protocol: Protocol, watcher: Watcher)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -8,22 +8,21 @@ use std::time::{Duration, Instant};
 use hyper_util::server::graceful::GracefulShutdown;
 use servable_core::Status;
 use servable_core::routes::{RouteTable, Routes};
-use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::app::{App, Gauge, Settings};
 use crate::control::ControlCall;
 use crate::health::Health;
-use crate::listen::{Bound, Protocol};
+use crate::listen::{Acceptor, Bound, DEFAULT_CONNECTIONS, Protocol};
 use crate::metrics::Metrics;
+use crate::shard::Shards;
 
 /// Calls that may wait for the control plane.
 const WAITING_CALLS: usize = 64;
 /// How often a wait for such a call looks whether the server has stopped.
 const STOP_CHECK: Duration = Duration::from_millis(100);
-/// What is given to tasks that were cut off, so that they can leave in order.
-const LAST_MOMENT: Duration = Duration::from_millis(200);
 
 /// TCP ports that are listened on.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,7 +46,9 @@ enum Phase {
 }
 
 struct Running {
+    /// Accepts connections and waits for their end; they themselves live in the shards.
     runtime: Runtime,
+    shards: Arc<Shards>,
     ports: Ports,
     stopping: watch::Sender<bool>,
     listeners: Vec<JoinHandle<()>>,
@@ -91,28 +92,31 @@ impl Server {
         let Phase::New = *phase else {
             return Err(Status::failed_precondition("the server has been started before"));
         };
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        builder.enable_all().thread_name("servable-net");
-        if let Some(threads) = self.app.settings.max_threads {
-            builder.max_blocking_threads(threads.max(1));
-        }
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().thread_name("servable-accept").build();
         let runtime =
-            builder.build().map_err(|error| Status::internal(format!("network threads cannot be started: {error}")))?;
+            runtime.map_err(|error| Status::internal(format!("the accepting thread cannot be started: {error}")))?;
         let bound = runtime.block_on(self.bind())?;
+        let shards = Arc::new(Shards::start(&self.app)?);
         let mut ports = Ports::default();
         let (stopping, _) = watch::channel(false);
         let graceful = Arc::new(GracefulShutdown::new());
+        let room = Arc::new(Semaphore::new(self.app.settings.max_connections.unwrap_or(DEFAULT_CONNECTIONS)));
         let mut listeners = Vec::with_capacity(bound.len());
         for (protocol, listener) in bound {
             match protocol {
                 Protocol::Grpc => ports.grpc = ports.grpc.or(listener.port()),
                 Protocol::Rest => ports.rest = listener.port(),
             }
-            let serving = listener.serve(Arc::clone(&self.app), protocol, Arc::clone(&graceful), stopping.subscribe());
-            listeners.push(runtime.spawn(serving));
+            let acceptor = Acceptor {
+                protocol,
+                shards: Arc::clone(&shards),
+                graceful: Arc::clone(&graceful),
+                room: Arc::clone(&room),
+            };
+            listeners.push(runtime.spawn(listener.accept(acceptor, stopping.subscribe())));
         }
         self.app.health.set_ready(true);
-        *phase = Phase::Running(Running { runtime, ports, stopping, listeners, graceful });
+        *phase = Phase::Running(Running { runtime, shards, ports, stopping, listeners, graceful });
         Ok(ports)
     }
 
@@ -171,7 +175,7 @@ impl Server {
         self.app.health.set_ready(false);
         let phase = std::mem::replace(&mut *self.phase.lock().unwrap_or_else(PoisonError::into_inner), Phase::Stopped);
         // Calls that still wait for the control plane are dropped, which answers them.
-        let Phase::Running(Running { runtime, stopping, listeners, graceful, .. }) = phase else {
+        let Phase::Running(Running { runtime, shards, stopping, listeners, graceful, .. }) = phase else {
             return true;
         };
         let end = Instant::now() + deadline;
@@ -192,7 +196,11 @@ impl Server {
             };
             tokio::time::timeout(end.saturating_duration_since(Instant::now()), drain).await.is_ok()
         });
-        runtime.shutdown_timeout(LAST_MOMENT);
+        runtime.shutdown_background();
+        // The listeners are done by now, unless the deadline was shorter than that.
+        if let Some(shards) = Arc::into_inner(shards) {
+            shards.end();
+        }
         drained
     }
 }

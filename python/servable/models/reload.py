@@ -17,8 +17,6 @@ __all__ = ["Reloader", "answer_reload", "unavailable", "watch_config_file"]
 
 log = logging.getLogger(__name__)
 
-MAX_ERROR_CHARS = 1024
-
 
 class Reloader:
     """Owns the list of models that are configured. Its methods are called from any thread, one call at a time works."""
@@ -126,13 +124,9 @@ def answer_reload(request: bytes, reloader: Reloader, codec: Codec) -> bytes:
         reloader.reload(models)
     except ServableError as error:
         log.error("ReloadConfig failed: %s", error.message)
-        raise ServableError(_truncated(error.message), code=error.code) from error
+        raise
     metrics = [{"name": name, "int64_value_increase": 0} for name in dict.fromkeys(decoded.get("metric_names", ()))]
     return codec.encode_json("tensorflow.serving.ReloadConfigResponse", json.dumps({"status": {}, "metric": metrics}))
-
-
-def _truncated(message: str) -> str:
-    return message if len(message) <= MAX_ERROR_CHARS else message[:MAX_ERROR_CHARS] + "...TRUNCATED"
 
 
 def watch_config_file(

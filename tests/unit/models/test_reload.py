@@ -184,13 +184,6 @@ def test_the_rpc_wants_a_list(world: World) -> None:
     assert "Only ModelConfigList is currently supported" in error.message
 
 
-def test_long_errors_are_cut(world: World) -> None:
-    message = {"model_config_list": {"config": [{"name": "b" * 2000, "base_path": "", "model_platform": "x"}]}}
-    error = failure(lambda: answer_reload(request(config=message), world.reloader, FakeCodec()))
-    assert error.message.endswith("...TRUNCATED")
-    assert len(error.message) == 1024 + len("...TRUNCATED")
-
-
 def test_unavailable_models_in_the_words_of_tensorflow_serving() -> None:
     assert unavailable("servable(s)", []).status == "UNKNOWN: 0 servable(s) did not become available: {}"
 

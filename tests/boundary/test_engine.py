@@ -1,0 +1,442 @@
+"""The compiled module keeps the promises of its stub."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servable import engine
+from servable.platforms.tensorflow import LIBRARIES, find_package
+from servable.types import LimitSpec, ModelRoutes, ServerSpec, SessionSpec, VersionRoute
+
+from tests.e2e.rest_client import Rest
+from tests.e2e.server import DEADLINE_S, HALF_PLUS_TWO, MODELS, REPOSITORY, wait_until
+
+CONFIG = "tensorflow.serving.ModelServerConfig"
+STUB = REPOSITORY / "python" / "servable" / "_engine.pyi"
+
+
+def stub_names() -> list[str]:
+    for statement in ast.parse(STUB.read_text()).body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__all__":
+            names: list[str] = ast.literal_eval(statement.value)
+            return names
+    raise AssertionError("the stub has no __all__")
+
+
+def test_the_module_has_the_names_of_its_stub() -> None:
+    from servable import _engine
+
+    assert sorted(_engine.__all__) == sorted(stub_names())
+    assert sorted(engine.__all__) == sorted(stub_names())
+    assert all(hasattr(_engine, name) for name in stub_names())
+
+
+# Messages.
+
+
+def test_an_error_has_a_code_and_a_message() -> None:
+    error = engine.EngineError("NOT_FOUND", "no such thing")
+    assert (error.code, error.message) == ("NOT_FOUND", "no such thing")
+    assert error.args == ("NOT_FOUND", "no such thing")
+    assert str(error) == "NOT_FOUND: no such thing"
+
+
+def test_text_and_json_make_the_same_bytes() -> None:
+    text = "model_config_list { config { name: 'm' base_path: '/m' version_labels { key: 's' value: 9000000000 } } }"
+    value = {"model_config_list": {"config": [{"name": "m", "base_path": "/m", "version_labels": {"s": 9000000000}}]}}
+    encoded = engine.encode_text(CONFIG, text)
+    assert engine.encode_json(CONFIG, json.dumps(value)) == encoded
+    assert json.loads(engine.decode_message(CONFIG, encoded)) == value
+
+
+def test_nothing_is_the_empty_message() -> None:
+    assert engine.encode_text(CONFIG, "") == engine.encode_text(CONFIG, "# a comment\n") == b""
+    assert engine.encode_json(CONFIG, "{}") == b""
+    assert json.loads(engine.decode_message(CONFIG, b"")) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("model_config_list {\n  confg { }\n}", "2:3"),
+        ("model_config_list { config { name: 5 } }", "1:36"),
+        ("model_config_list {", "1:"),
+        ("\n\n!", "3:1"),
+    ],
+)
+def test_a_mistake_in_text_is_located(text: str, place: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{place}.*: "):
+        engine.encode_text(CONFIG, text)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"no_such_field": 1}', '{"model_config_list": 1}'])
+def test_bad_json_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        engine.encode_json(CONFIG, text)
+
+
+def test_bytes_that_are_no_message_are_a_value_error() -> None:
+    with pytest.raises(ValueError, match=r"."):
+        engine.decode_message(CONFIG, b"\xff\xff\xff")
+
+
+def test_an_unknown_message_is_a_key_error() -> None:
+    for call in (
+        lambda: engine.encode_text("no.Such", ""),
+        lambda: engine.encode_json("no.Such", "{}"),
+        lambda: engine.decode_message("no.Such", b""),
+    ):
+        with pytest.raises(KeyError, match=r"no\.Such"):
+            call()
+
+
+# SavedModels.
+
+
+def test_a_saved_model_is_described() -> None:
+    (graph,) = json.loads(engine.read_saved_model(str(HALF_PLUS_TWO / "1")))["meta_graphs"]
+    assert graph["tags"] == ["serve"]
+    assert graph["tensorflow_version"].startswith("2.")
+    assert graph["signatures"]["serving_default"]["inputs"]["x"]["shape"] == [-1]
+
+
+def test_a_saved_model_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(engine.EngineError) as raised:
+        engine.read_saved_model(str(tmp_path))
+    assert raised.value.code == "NOT_FOUND"
+    assert str(tmp_path) in raised.value.message
+    (tmp_path / "saved_model.pb").write_bytes(b"\xff\xff\xff")
+    with pytest.raises(engine.EngineError) as raised:
+        engine.read_saved_model(str(tmp_path))
+    assert raised.value.code == "DATA_LOSS"
+
+
+# Loading.
+
+
+@pytest.fixture(scope="module")
+def runtime() -> engine.Runtime:
+    folder = find_package("tensorflow")
+    assert folder is not None
+    framework, library = (str(folder / name) for name in LIBRARIES)
+    return engine.Runtime.open(framework, library)
+
+
+def test_libraries_that_are_not_there_are_a_failed_precondition(tmp_path: Path) -> None:
+    code = (
+        "from servable.engine import EngineError, Runtime\n"
+        f"try: Runtime.open({str(tmp_path / 'a.so')!r}, {str(tmp_path / 'b.so')!r})\n"
+        "except EngineError as error: print(error.code, error.message)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.startswith("FAILED_PRECONDITION ")
+    assert str(tmp_path / "a.so") in printed
+
+
+def test_opening_again_gives_the_same_runtime(runtime: engine.Runtime) -> None:
+    from importlib import metadata
+
+    again = engine.Runtime.open("/nowhere/a.so", "/nowhere/b.so")
+    assert again.version == runtime.version == metadata.version("tensorflow-cpu")
+
+
+def load(runtime: engine.Runtime, name: str = "m", version: int = 1, model: Path = HALF_PLUS_TWO / "1") -> Any:
+    return runtime.load(name, version, str(model), SessionSpec())
+
+
+def test_a_loaded_servable_knows_its_name_and_version(runtime: engine.Runtime) -> None:
+    servable = load(runtime, "name", 2**62)
+    assert (servable.name, servable.version) == ("name", 2**62)
+    assert servable.unload(0.0)
+    assert (servable.name, servable.version) == ("name", 2**62)
+
+
+def test_unloading_again_is_as_good(runtime: engine.Runtime) -> None:
+    servable = load(runtime)
+    assert servable.unload(None)
+    assert servable.unload(None)
+    assert servable.unload(0.0)
+
+
+def test_a_load_that_fails_has_the_code_of_tensorflow(runtime: engine.Runtime, tmp_path: Path) -> None:
+    with pytest.raises(engine.EngineError) as raised:
+        load(runtime, model=tmp_path)
+    assert raised.value.code == "NOT_FOUND"
+    assert str(tmp_path) in raised.value.message
+    with pytest.raises(engine.EngineError) as raised:
+        runtime.load("m", 1, str(HALF_PLUS_TWO / "1"), SessionSpec(tags=("serve", "gpu")))
+    assert raised.value.code == "NOT_FOUND"
+
+
+def test_a_session_configuration_that_is_none_is_refused(runtime: engine.Runtime) -> None:
+    with pytest.raises(engine.EngineError) as raised:
+        runtime.load("m", 1, str(HALF_PLUS_TWO / "1"), SessionSpec(config=b"\xff\xff\xff"))
+    assert raised.value.code == "INVALID_ARGUMENT"
+
+
+def test_an_op_library_that_is_not_there_is_refused(runtime: engine.Runtime, tmp_path: Path) -> None:
+    with pytest.raises(engine.EngineError) as raised:
+        runtime.register_ops(str(tmp_path / "ops.so"))
+    assert raised.value.code == "NOT_FOUND"
+
+
+# The server.
+
+SPEC = ServerSpec(rest_address="127.0.0.1:0")
+
+
+@pytest.fixture
+def server() -> Iterator[engine.Server]:
+    server = engine.Server(SPEC)
+    yield server
+    server.stop(0.0)
+
+
+def routes(*servables: Any) -> dict[str, ModelRoutes]:
+    return {one.name: ModelRoutes((VersionRoute(one.version, "AVAILABLE", servable=one),)) for one in servables}
+
+
+def test_what_is_published_is_served(runtime: engine.Runtime, server: engine.Server) -> None:
+    servable = load(runtime)
+    failed = VersionRoute(2, "END", error_code="DATA_LOSS", error_message="broken")
+    server.publish({"m": ModelRoutes((failed, *routes(servable)["m"].versions), labels={"stable": 1})})
+    assert (server.grpc_port, server.rest_port) == (None, None)
+    server.start()
+    assert server.grpc_port is None
+    assert server.rest_port is not None
+    with Rest(server.rest_port) as rest:
+        assert rest.predict("m/labels/stable", {"instances": [1]}).json == {"predictions": [2.5]}
+        assert rest.get("/v1/models/m").json["model_version_status"] == [
+            {"version": "2", "state": "END", "status": {"error_code": "DATA_LOSS", "error_message": "broken"}},
+            {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}},
+        ]
+        counters = server.snapshot()
+        assert set(counters) == {"connections", "requests_in_flight", "requests_total"}
+        assert (counters["connections"], counters["requests_total"]) == (1, 2)
+        server.publish({})
+        assert rest.predict("m", {"instances": [1]}).status == 404
+    assert servable.unload(DEADLINE_S)
+
+
+def test_what_is_unloaded_cannot_be_published(runtime: engine.Runtime, server: engine.Server) -> None:
+    servable = load(runtime)
+    assert servable.unload(None)
+    with pytest.raises(ValueError, match="version 1 is unloaded"):
+        server.publish(routes(servable))
+
+
+def test_what_is_being_unloaded_cannot_be_published_any_more(runtime: engine.Runtime, server: engine.Server) -> None:
+    servable = load(runtime)
+    server.publish(routes(servable))
+    assert not servable.unload(0.0), "the routes still have it"
+    with pytest.raises(ValueError, match="unloaded"):
+        server.publish(routes(servable))
+    server.publish({})
+    assert servable.unload(None)
+
+
+@pytest.mark.parametrize(
+    "route",
+    [VersionRoute(1, "READY"), VersionRoute(1, "END", error_code="BAD"), VersionRoute(2**63, "END")],
+)
+def test_routes_that_make_no_sense_are_refused(server: engine.Server, route: VersionRoute) -> None:
+    with pytest.raises((ValueError, OverflowError, TypeError), match=r"."):
+        server.publish({"m": ModelRoutes((route,))})
+
+
+def in_thread(call: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
+    outcome: list[object] = []
+    thread = threading.Thread(target=lambda: outcome.append(call()))
+    thread.start()
+    return thread, outcome
+
+
+def test_unload_waits_while_a_request_is_in_flight(runtime: engine.Runtime, server: engine.Server) -> None:
+    servable = load(runtime, "slow", 1, MODELS / "slow" / "1")
+    server.publish(routes(servable))
+    server.start()
+    assert server.rest_port is not None
+    with Rest(server.rest_port) as rest:
+        asking, answers = in_thread(lambda: rest.predict("slow", {"instances": [3.0]}))
+        wait_until(lambda: server.snapshot()["requests_in_flight"] == 1, "the request is in flight")
+        server.publish({})
+        # The answer takes a second; by now the servable has been found, or the answer would be an error.
+        assert not servable.unload(0.05)
+        assert not answers
+        unloading, unloaded = in_thread(lambda: servable.unload(None))
+        asking.join()
+        unloading.join()
+    (answer,) = answers
+    assert getattr(answer, "json", None) == {"predictions": [3.0]}
+    assert unloaded == [True]
+
+
+def test_a_server_starts_once(server: engine.Server) -> None:
+    server.start()
+    with pytest.raises(engine.EngineError) as raised:
+        server.start()
+    assert raised.value.code == "FAILED_PRECONDITION"
+    server.stop(DEADLINE_S)
+    with pytest.raises(engine.EngineError) as raised:
+        server.start()
+    assert raised.value.code == "FAILED_PRECONDITION"
+
+
+def test_an_address_that_is_taken_is_named_and_leaves_nothing_open(server: engine.Server) -> None:
+    server.start()
+    address = f"127.0.0.1:{server.rest_port}"
+    second = engine.Server(ServerSpec(grpc_address="127.0.0.1:0", rest_address=address))
+    with pytest.raises(engine.EngineError) as raised:
+        second.start()
+    assert raised.value.code == "UNAVAILABLE"
+    assert address in raised.value.message
+    assert second.grpc_port is None
+    server.stop(DEADLINE_S)
+    second.start()  # a failed start may be repeated
+    assert second.grpc_port
+    assert second.stop(DEADLINE_S)
+
+
+def test_a_server_that_never_started_stops(server: engine.Server) -> None:
+    assert server.stop(0.0)
+    assert server.stop(0.0)
+    assert server.next_call(DEADLINE_S) is None
+
+
+def test_waiting_for_calls_ends_with_the_timeout_or_the_server(server: engine.Server) -> None:
+    server.start()
+    assert server.next_call(0.01) is None
+    # If the wait held the interpreter, `stop` would never be reached.
+    waiting, outcome = in_thread(lambda: server.next_call(10 * DEADLINE_S))
+    assert server.stop(DEADLINE_S)
+    waiting.join(DEADLINE_S)
+    assert outcome == [None]
+
+
+def test_a_call_is_answered_by_the_control_plane() -> None:
+    import grpc
+
+    server = engine.Server(ServerSpec(grpc_address="127.0.0.1:0"))
+    server.start()
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+            reload: Any = channel.unary_unary("/tensorflow.serving.ModelService/HandleReloadConfigRequest")
+
+            def next_call() -> engine.ControlCall:
+                call = server.next_call(DEADLINE_S)
+                assert call is not None
+                return call
+
+            pending = reload.future(b"\x12\x01a", timeout=DEADLINE_S)
+            call = next_call()
+            assert (call.method, call.request) == ("HandleReloadConfigRequest", b"\x12\x01a")
+            call.reply(b"answer")
+            assert pending.result() == b"answer"
+
+            pending = reload.future(b"", timeout=DEADLINE_S)
+            next_call().fail("ALREADY_EXISTS", "there is one")
+            assert (pending.code().name, pending.details()) == ("ALREADY_EXISTS", "there is one")
+
+            pending = reload.future(b"", timeout=DEADLINE_S)
+            next_call()  # and forget it
+            assert pending.code().name == "INTERNAL"
+    finally:
+        server.stop(0.0)
+
+
+def test_limits_arrive() -> None:
+    limited = engine.Server(ServerSpec(rest_address="127.0.0.1:0", limits=LimitSpec(max_body_bytes=10)))
+    limited.start()
+    try:
+        assert limited.rest_port is not None
+        with Rest(limited.rest_port) as rest:
+            assert "max_body_bytes" in rest.predict("m", {"instances": [1]}).error
+    finally:
+        limited.stop(0.0)
+
+
+def test_classes_are_final() -> None:
+    for name in ("Runtime", "Servable", "Server", "ControlCall"):
+        with pytest.raises(TypeError):
+            type("Sub", (getattr(engine, name),), {})
+
+
+def run_python(code: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-u", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def test_control_c_is_handled_beside_a_running_server() -> None:
+    code = (
+        "import signal, threading\n"
+        "from servable.engine import Server\n"
+        "from servable.types import ServerSpec\n"
+        "server = Server(ServerSpec(rest_address='127.0.0.1:0'))\n"
+        "server.start()\n"
+        "threading.Thread(target=server.next_call, args=(60.0,), daemon=True).start()\n"
+        "try:\n"
+        "    print('started')\n"
+        "    signal.pause()\n"
+        "except KeyboardInterrupt:\n"
+        "    print(server.stop(5.0))\n"
+    )
+    with run_python(code) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == "True\n"
+        assert process.wait(DEADLINE_S) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_before_the_start_may_use_the_engine() -> None:
+    code = (
+        "import os\n"
+        "from servable.engine import Server, encode_text\n"
+        "from servable.types import ServerSpec\n"
+        "server = Server(ServerSpec(rest_address='127.0.0.1:0'))\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        f"    encode_text({CONFIG!r}, '')\n"
+        "    server.start()\n"
+        "    os._exit(0 if server.stop(5.0) else 1)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    with run_python(code) as process:
+        output, _ = process.communicate(timeout=DEADLINE_S)
+    assert output == "0\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_of_a_running_server_does_not_hang() -> None:
+    """The child has the server without its threads; it can end, and the parent goes on."""
+    code = (
+        "import os, sys, warnings\n"
+        "from servable.engine import Server\n"
+        "from servable.types import ServerSpec\n"
+        "warnings.simplefilter('ignore')\n"
+        "server = Server(ServerSpec(rest_address='127.0.0.1:0'))\n"
+        "server.start()\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    sys.exit(7)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), server.stop(5.0))\n"
+    )
+    with run_python(code) as process:
+        try:
+            output, _ = process.communicate(timeout=DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    assert output == "7 True\n"
