@@ -51,6 +51,7 @@ check: install ## Format, lint, types, licences
 	$(BIN)/ruff format --check python tests tools benches
 	$(BIN)/ruff check python tests tools benches
 	$(BIN)/mypy
+	$(BIN)/python tools/make_flag_reference.py --check
 	$(BIN)/python -m mypy.stubtest servable._engine --allowlist tests/boundary/stub_allowlist.txt
 
 format: install ## Put everything into shape

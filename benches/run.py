@@ -104,14 +104,49 @@ def all_loads(requests: int) -> list[Load]:
     many, one = ("-c", "8", "-m", "8"), ("-c", "1", "-m", "1")
     few = requests // 4
     return [
-        Load("echo, gRPC, 8x8 in flight", predict, f"http://127.0.0.1:{ECHO_PORT}{PREDICT}", (*GRPC_HEADERS, *many), requests, len(predict)),
-        Load("half_plus_two, gRPC, 8x8 in flight", predict, grpc_url + PREDICT, (*GRPC_HEADERS, *many), requests, grpc_answer),
-        Load("echo, gRPC, one at a time", predict, f"http://127.0.0.1:{ECHO_PORT}{PREDICT}", (*GRPC_HEADERS, *one), few, len(predict)),
-        Load("half_plus_two, gRPC, one at a time", predict, grpc_url + PREDICT, (*GRPC_HEADERS, *one), few, grpc_answer),
-        Load("half_plus_two, REST, 8 connections", rest, rest_url + "/v1/models/half_plus_two:predict",
-             ("--h1", "-c", "8"), requests, rest_answer),
-        Load("half_plus_two, REST, one at a time", rest, rest_url + "/v1/models/half_plus_two:predict",
-             ("--h1", "-c", "1"), few, rest_answer),
+        Load(
+            "echo, gRPC, 8x8 in flight",
+            predict,
+            f"http://127.0.0.1:{ECHO_PORT}{PREDICT}",
+            (*GRPC_HEADERS, *many),
+            requests,
+            len(predict),
+        ),
+        Load(
+            "half_plus_two, gRPC, 8x8 in flight",
+            predict,
+            grpc_url + PREDICT,
+            (*GRPC_HEADERS, *many),
+            requests,
+            grpc_answer,
+        ),
+        Load(
+            "echo, gRPC, one at a time",
+            predict,
+            f"http://127.0.0.1:{ECHO_PORT}{PREDICT}",
+            (*GRPC_HEADERS, *one),
+            few,
+            len(predict),
+        ),
+        Load(
+            "half_plus_two, gRPC, one at a time", predict, grpc_url + PREDICT, (*GRPC_HEADERS, *one), few, grpc_answer
+        ),
+        Load(
+            "half_plus_two, REST, 8 connections",
+            rest,
+            rest_url + "/v1/models/half_plus_two:predict",
+            ("--h1", "-c", "8"),
+            requests,
+            rest_answer,
+        ),
+        Load(
+            "half_plus_two, REST, one at a time",
+            rest,
+            rest_url + "/v1/models/half_plus_two:predict",
+            ("--h1", "-c", "1"),
+            few,
+            rest_answer,
+        ),
     ]
 
 
@@ -124,8 +159,22 @@ def one_round(load: Load, server: subprocess.Popen[bytes], scratch: Path) -> Rou
     body, log = scratch / "body", scratch / "log"
     body.write_bytes(load.body)
     log.unlink(missing_ok=True)
-    command = ["taskset", "-c", CLIENT_CORE, "h2load", "-t", "1", "-n", str(load.requests), "-d", str(body),
-               "--log-file", str(log), *load.arguments, load.url]
+    command = [
+        "taskset",
+        "-c",
+        CLIENT_CORE,
+        "h2load",
+        "-t",
+        "1",
+        "-n",
+        str(load.requests),
+        "-d",
+        str(body),
+        "--log-file",
+        str(log),
+        *load.arguments,
+        load.url,
+    ]
     run_load(command[:7] + ["1000"] + command[8:], load, count=1000)  # warm
     log.unlink(missing_ok=True)
     before = cpu_seconds(server.pid)
@@ -183,8 +232,12 @@ def running(command: list[str], is_ready: Callable[[], bool]) -> Iterator[subpro
 
 def echo_server(scratch: Path) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
     binary = scratch / "grpc_echo"
-    flags = subprocess.run(["pkg-config", "--cflags", "--libs", "grpc++"], check=True, capture_output=True, text=True).stdout
-    subprocess.run(["g++", "-O2", "-std=c++17", str(HERE / "grpc_echo.cc"), "-o", str(binary), *flags.split()], check=True)
+    flags = subprocess.run(
+        ["pkg-config", "--cflags", "--libs", "grpc++"], check=True, capture_output=True, text=True
+    ).stdout
+    subprocess.run(
+        ["g++", "-O2", "-std=c++17", str(HERE / "grpc_echo.cc"), "-o", str(binary), *flags.split()], check=True
+    )
     return running(["taskset", "-c", SERVER_CORE, str(binary), str(ECHO_PORT)], lambda: is_open(ECHO_PORT))
 
 
@@ -198,8 +251,13 @@ def servable_server() -> Iterator[subprocess.Popen[bytes]]:
 
 def server_command() -> list[str]:
     program = Path(sys.executable).with_name("tensorflow_model_server")
-    return [str(program), f"--port={GRPC_PORT}", f"--rest_api_port={REST_PORT}", "--model_name=half_plus_two",
-            f"--model_base_path={MODELS / 'half_plus_two'}"]
+    return [
+        str(program),
+        f"--port={GRPC_PORT}",
+        f"--rest_api_port={REST_PORT}",
+        "--model_name=half_plus_two",
+        f"--model_base_path={MODELS / 'half_plus_two'}",
+    ]
 
 
 def start_once() -> float:
@@ -225,23 +283,40 @@ def is_available() -> bool:
 
 
 def report(loads: list[Load], seen: dict[str, list[Round]], starts: list[float], resident_mb: float) -> None:
-    medians = {name: Round(*map(statistics.median, zip(*map(dataclasses.astuple, rounds), strict=True)))
-               for name, rounds in seen.items()}
-    lines = ["| load, server on one core | requests/s | CPU per request | to echo's CPU | p50 | p99 |", "|---|---|---|---|---|---|"]
+    medians = {
+        name: Round(*map(statistics.median, zip(*map(dataclasses.astuple, rounds), strict=True)))
+        for name, rounds in seen.items()
+    }
+    lines = [
+        "| load, server on one core | requests/s | CPU per request | to echo's CPU | p50 | p99 |",
+        "|---|---|---|---|---|---|",
+    ]
     for load in loads:
         own = medians[load.name]
         echo = medians["echo, gRPC, one at a time" if "one at a time" in load.name else "echo, gRPC, 8x8 in flight"]
-        lines.append(f"| {load.name} | {own.requests_per_s:,.0f} | {own.cpu_us:.1f} µs | {own.cpu_us / echo.cpu_us:.2f} "
-                     f"| {own.p50_us:,.0f} µs | {own.p99_us:,.0f} µs |")
-    lines += ["", f"From exec to AVAILABLE: {statistics.median(starts):.2f} s (median of {len(starts)}). "
-              f"Resident after the load: {resident_mb:.0f} MB."]
+        lines.append(
+            f"| {load.name} | {own.requests_per_s:,.0f} | {own.cpu_us:.1f} µs | {own.cpu_us / echo.cpu_us:.2f} "
+            f"| {own.p50_us:,.0f} µs | {own.p99_us:,.0f} µs |"
+        )
+    lines += [
+        "",
+        f"From exec to AVAILABLE: {statistics.median(starts):.2f} s (median of {len(starts)}). "
+        f"Resident after the load: {resident_mb:.0f} MB.",
+    ]
     table = "\n".join(lines)
     print(table)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "bench.md").write_text(table + "\n")
-    (RESULTS / "bench.json").write_text(json.dumps(
-        {"loads": {name: [dataclasses.asdict(one) for one in rounds] for name, rounds in seen.items()},
-         "start_s": starts, "resident_mb": resident_mb}, indent=1))
+    (RESULTS / "bench.json").write_text(
+        json.dumps(
+            {
+                "loads": {name: [dataclasses.asdict(one) for one in rounds] for name, rounds in seen.items()},
+                "start_s": starts,
+                "resident_mb": resident_mb,
+            },
+            indent=1,
+        )
+    )
 
 
 if __name__ == "__main__":

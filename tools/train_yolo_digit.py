@@ -117,9 +117,10 @@ def make_picture(source: Digits, height: int, width: int, random: np.random.Gene
     """Pastes up to six digits, light on dark or dark on light, on a noisy and unevenly lit background."""
     unit = max(height, width) / SIDE
     large, in_row = random.random() < 0.2, random.random() < 0.3
-    count = 0 if random.random() < 0.05 else random.integers(1, 3 if large else 7)
+    count = 0 if random.random() < 0.05 else int(random.integers(1, 3 if large else 7))
     chosen = random.integers(len(source.labels), size=count)
-    sizes = unit * np.exp(random.uniform(*np.log([44, 100] if large else [16, 48]), size=count))
+    smallest, largest = (44, 100) if large else (16, 48)
+    sizes = unit * np.exp(random.uniform(np.log(smallest), np.log(largest), size=count))
     if in_row and count:
         sizes = sizes[0] * random.uniform(0.9, 1.1, size=count)
     inks = [draw_digit(source.images[index], size, random) for index, size in zip(chosen, sizes, strict=True)]
@@ -248,7 +249,7 @@ def make_target(picture: Picture) -> Target:
     frame[:height, :width, 0] = (values - values.mean()) / max(values.std(), SMALLEST_DEVIATION)
     if not len(picture.digits):
         nothing = np.zeros((GRID, GRID), np.float32)
-        boxes = np.tile(np.float32([0, 0, 1, 1]), (GRID, GRID, 1))
+        boxes = np.tile(np.array([0, 0, 1, 1], np.float32), (GRID, GRID, 1))
         return Target(frame, boxes, nothing.astype(np.int32), nothing, np.ones_like(nothing))
     boxes = (picture.boxes * [height, width, height, width]).astype(np.float32)
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / STRIDE - 0.5

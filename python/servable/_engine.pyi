@@ -89,7 +89,7 @@ class ControlCall:
 class Server:
     """The listeners and the table of routes behind them."""
 
-    def __init__(self, spec: ServerSpec) -> None: ...
+    def __new__(cls, spec: ServerSpec) -> Server: ...
     def publish(self, models: Mapping[str, ModelRoutes]) -> None:
         """Replace the whole table of routes atomically. Requests in flight keep the servable they resolved."""
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import select
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -77,7 +79,7 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
     if config.models.scan and config.models.scan_period_s:
         _start_thread("scan", functools.partial(source.run, config.models.scan_period_s, stopping.event))
     while not resolution.wait(STOP_CHECK_S):
-        if stopping.event.is_set():
+        if stopping.wait(0):
             return 0
     if resolution.failures:
         raise unavailable("servable(s)", resolution.failures)
@@ -92,11 +94,12 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
         _start_thread("config", watch)
     on_ready(ports)
 
-    stopping.event.wait()
+    stopping.wait()
     log.info("Stopping: requests in flight have %s s to finish", config.drain_timeout_s)
     # On a thread of its own: only while the main thread runs Python can a second signal end the process at once.
     drain = _start_thread("drain", functools.partial(_drain, server, manager, config.drain_timeout_s))
-    drain.join()
+    while drain.is_alive():
+        drain.join(STOP_CHECK_S)
     return 0
 
 
@@ -147,7 +150,9 @@ def _answer_calls(server: engine.Server, reloader: Reloader, stopped: threading.
 
 def _drain(server: engine.Server, manager: Manager, timeout_s: float) -> None:
     if not server.stop(timeout_s):
+        # What they still run holds its model, so unloading would wait; the end of the process does not.
         log.warning("Requests were still running after %s s; they were cut off", timeout_s)
+        return
     if not manager.close().wait(UNLOAD_TIMEOUT_S):
         log.warning("Some models were not unloaded within %s s", UNLOAD_TIMEOUT_S)
 
@@ -159,14 +164,32 @@ def _start_thread(name: str, target: Callable[[], None]) -> threading.Thread:
 
 
 class _Stopping:
-    """The first signal asks for an orderly stop, the second one ends the process."""
+    """The first signal asks for an orderly stop, the second one ends the process.
+
+    The interpreter writes a byte for every signal, which ends a `wait` whenever it comes. A wait for a lock would miss
+    a signal that arrives just before it; and a handler must not take a lock that the thread it interrupts may hold.
+    """
 
     def __init__(self) -> None:
         self.event = threading.Event()
+        """Set when the stop has begun, for all threads but the main one."""
+        self._is_asked = False
+        self._signals, self._sender = socket.socketpair()
+        self._sender.setblocking(False)
+        signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle)
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.event.is_set():
-            os._exit(128 + number)
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait for the first signal, on the main thread; then everybody else hears of it through `event`."""
+        while not self._is_asked:
+            if not select.select([self._signals], [], [], timeout_s)[0]:
+                return False
+            self._signals.recv(64)
         self.event.set()
+        return True
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._is_asked:
+            os._exit(128 + number)
+        self._is_asked = True

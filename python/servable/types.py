@@ -49,6 +49,8 @@ class SessionSpec:
     tags: Sequence[str] = ("serve",)
     config: bytes = b""
     """A serialised `tensorflow.ConfigProto`."""
+    quiet: bool = True
+    """Load on a thread of low priority. Not for sessions with thread pools of their own, which would inherit that."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -267,10 +268,12 @@ def test_unload_waits_while_a_request_is_in_flight(runtime: engine.Runtime, serv
     server.start()
     assert server.rest_port is not None
     with Rest(server.rest_port) as rest:
+        before = time.process_time()
         asking, answers = in_thread(lambda: rest.predict("slow", {"instances": [3.0]}))
-        wait_until(lambda: server.snapshot()["requests_in_flight"] == 1, "the request is in flight")
+        # A request is in flight before it has found its servable. This model keeps a processor busy for a second.
+        wait_until(lambda: time.process_time() - before > 0.2, "the model computes")
+        assert server.snapshot()["requests_in_flight"] == 1
         server.publish({})
-        # The answer takes a second; by now the servable has been found, or the answer would be an error.
         assert not servable.unload(0.05)
         assert not answers
         unloading, unloaded = in_thread(lambda: servable.unload(None))

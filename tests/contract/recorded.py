@@ -82,8 +82,8 @@ class Client:
     def fill(self, value: Any) -> Any:
         return replaced(value, list(self.places.items()))
 
-    def mask(self, value: Any) -> Any:
-        return replaced(value, [(real, name) for name, real in self.places.items()])
+    def masked(self, answer: Json) -> Json:
+        return dict(replaced(answer, [(real, name) for name, real in self.places.items()]))
 
     def run(self, step: Json) -> Json | None:
         """Does a step; what was seen, or nothing where there is nothing to see."""
@@ -92,8 +92,8 @@ class Client:
             return None
         if "concurrent" in step:
             with ThreadPoolExecutor(len(step["concurrent"])) as pool:
-                return self.mask({"answers": list(pool.map(self.send, step["concurrent"]))})
-        return self.mask(self.send(step))
+                return self.masked({"answers": list(pool.map(self.send, step["concurrent"]))})
+        return self.masked(self.send(step))
 
     def send(self, step: Json) -> Json:
         step = self.fill(step)
@@ -191,11 +191,13 @@ def send_grpc(channel: grpc.Channel, request: Json) -> Json:
     method, limit = request["method"], request.get("deadline_s", ANSWER_WITHIN_S)
     try:
         if request.get("stream"):  # only the first message of the answer
-            calls = channel.stream_stream(method)(iter([grpc_bytes(request)]), timeout=limit)
+            stream: Any = channel.stream_stream(method)
+            calls = stream(iter([grpc_bytes(request)]), timeout=limit)
             answer = next(calls)
             calls.cancel()
         else:
-            answer = channel.unary_unary(method)(grpc_bytes(request), timeout=limit)
+            unary: Any = channel.unary_unary(method)
+            answer = unary(grpc_bytes(request), timeout=limit)
     except grpc.RpcError as error:
         assert isinstance(error, grpc.Call)
         return {"code": error.code().name, "message": error.details()}
@@ -234,7 +236,8 @@ def tensor_values(proto: Any) -> Json:
     dtype = type(proto).DESCRIPTOR.fields_by_name["dtype"].enum_type.values_by_number[proto.dtype].name
     shape = [dim.size for dim in proto.tensor_shape.dim]
     if proto.dtype == DT_STRING:
-        values = [base64.b64encode(value).decode() for value in strings_of(proto, int(np.prod(shape, dtype=np.int64)))]
+        strings = strings_of(proto, int(np.prod(shape, dtype=np.int64)))
+        values: list[Any] = [base64.b64encode(string).decode() for string in strings]
         raw = json.dumps(values).encode()
     elif proto.dtype in VALUE_FIELDS:
         field, kind = VALUE_FIELDS[proto.dtype]

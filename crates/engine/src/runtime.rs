@@ -28,6 +28,7 @@ pub(crate) struct Runtime {
 struct SessionSpec {
     tags: Vec<String>,
     config: Vec<u8>,
+    quiet: bool,
 }
 
 #[pymethods]
@@ -55,29 +56,32 @@ impl Runtime {
         path: PathBuf,
         session: SessionSpec,
     ) -> PyResult<Servable> {
-        let options = LoadOptions { tags: session.tags, config: session.config };
         let library = Arc::clone(&self.library);
-        let servable = python.detach(|| quietly_loaded(library, name, version, path, options)).map_err(raised)?;
+        let servable = python.detach(|| loaded_aside(library, name, version, path, session)).map_err(raised)?;
         Ok(Servable {
             name: servable.name().to_owned(),
             version: servable.version(),
-            handle: Mutex::new(Some(Arc::new(servable))),
+            handle: Mutex::new(Handle { servable: Some(Arc::new(servable)), retired: false }),
         })
     }
 }
 
-/// Loads on a thread of low priority, which the pools that serve requests must not inherit.
-fn quietly_loaded(
+/// Loads on a thread of its own; of low priority if that is to be quiet, which the pools that serve must not inherit.
+fn loaded_aside(
     library: Arc<Library>,
     name: String,
     version: i64,
     path: PathBuf,
-    options: LoadOptions,
+    session: SessionSpec,
 ) -> Result<CoreServable, Status> {
     static FIRST_LOAD: Once = Once::new();
+    let SessionSpec { tags, config, quiet } = session;
+    let options = LoadOptions { tags, config };
     create_thread_pools(&library, &options.config)?;
     let loading = move || {
-        lower_priority();
+        if quiet {
+            lower_priority();
+        }
         load(&library, name, version, &path, &options)
     };
     let loader = thread::Builder::new().name("servable-load".to_owned()).spawn(loading);
@@ -112,28 +116,36 @@ fn lower_priority() {
 pub(crate) struct Servable {
     name: String,
     version: i64,
-    /// Gone once unloading has begun to succeed.
-    handle: Mutex<Option<Arc<CoreServable>>>,
+    handle: Mutex<Handle>,
+}
+
+struct Handle {
+    /// Gone once unloaded.
+    servable: Option<Arc<CoreServable>>,
+    /// Whether unloading has begun: nobody new may get hold of the servable then.
+    retired: bool,
 }
 
 impl Servable {
-    /// For the routes; `None` once unloaded.
+    /// For the routes; `None` once unloading has begun.
     pub(crate) fn share(&self) -> Option<Arc<CoreServable>> {
-        self.handle.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
+        if handle.retired { None } else { handle.servable.clone() }
     }
 
     fn close_when_unused(&self, end: Option<Instant>) -> bool {
         loop {
             {
                 let mut handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
-                let Some(servable) = handle.take() else { return true };
+                handle.retired = true;
+                let Some(servable) = handle.servable.take() else { return true };
                 match Arc::try_unwrap(servable) {
                     Ok(unused) => {
                         drop(handle);
                         drop(unused); // closes the session, here and not on a thread that serves requests
                         return true;
                     }
-                    Err(in_use) => *handle = Some(in_use),
+                    Err(in_use) => handle.servable = Some(in_use),
                 }
             }
             if end.is_some_and(|end| Instant::now() >= end) {

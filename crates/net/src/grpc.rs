@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes};
+use futures_util::StreamExt;
 use futures_util::future::{FutureExt, Map};
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -22,8 +23,6 @@ use servable_wire::messages::tensorflow::serving::{
 };
 use servable_wire::predict::{PredictView, PredictWriter};
 use servable_wire::tensor::Form;
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::WatchStream;
 use tonic::codec::{BufferSettings, Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::{Grpc, ServerStreamingService, UnaryService};
 
@@ -123,7 +122,22 @@ where
     F: FnOnce(Arc<App>, Bytes) -> R + Send,
     R: Future<Output = Result<Reply, Status>> + Send,
 {
-    grpc(app).unary(Unary(Some((handler, Arc::clone(app)))), request).await
+    let response = grpc(app).unary(Unary(Some((handler, Arc::clone(app)))), request).await;
+    if is_too_large(&response) {
+        let most = app.settings.limits.max_message_bytes;
+        let message = format!(
+            "the request message is larger than {most} bytes, the most that this server takes (max_message_bytes)"
+        );
+        return edge_status(&Status::resource_exhausted(message)).into_http();
+    }
+    response
+}
+
+/// Whether tonic refused the message for its size, which it calls `OUT_OF_RANGE`; gRPC's other servers do not.
+fn is_too_large(response: &GrpcResponse) -> bool {
+    const OUT_OF_RANGE: &[u8] = b"11";
+    let header = |name| response.headers().get(name).map_or(&b""[..], |value| value.as_bytes());
+    header("grpc-status") == OUT_OF_RANGE && header("grpc-message").starts_with(b"Error,%20decoded%20message%20length")
 }
 
 /// A handler of one call, in the shape that tonic wants.
@@ -337,16 +351,16 @@ impl ServerStreamingService<Bytes> for WatchHealth {
 
     fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
         const SERVICE_UNKNOWN: i32 = 3;
-        let answer = || {
-            let request: HealthCheckRequest = decode(request.get_ref())?;
-            let changes = WatchStream::new(self.0.health.watch());
-            let known = Health::knows(&request.service);
-            let stream: HealthStream = Box::pin(
-                changes
-                    .map(move |ready| Ok(if known { health_answer(ready) } else { health_message(SERVICE_UNKNOWN) })),
-            );
-            Ok(tonic::Response::new(stream))
-        };
+        let answer =
+            || {
+                let request: HealthCheckRequest = decode(request.get_ref())?;
+                let known = Health::knows(&request.service);
+                let stream: HealthStream =
+                    Box::pin(self.0.health.changes().map(move |ready| {
+                        Ok(if known { health_answer(ready) } else { health_message(SERVICE_UNKNOWN) })
+                    }));
+                Ok(tonic::Response::new(stream))
+            };
         std::future::ready(answer().map_err(|status: Status| edge_status(&status)))
     }
 }

@@ -1,6 +1,7 @@
 //! Listeners and handlers: gRPC and REST. Handlers only translate; what they ask for is in `core`.
 
 mod app;
+mod authority;
 mod control;
 mod grpc;
 mod health;

@@ -158,7 +158,7 @@ fn is_socket(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
-/// A connection that breaks is the client's affair: it is not worth a word.
+/// Serves a connection until either side is done with it.
 pub(crate) async fn serve_connection<S>(stream: S, app: Arc<App>, protocol: Protocol, watcher: Watcher)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -168,7 +168,8 @@ where
         Protocol::Grpc => {
             let service = service_fn(move |request| {
                 let app = Arc::clone(&app);
-                async move { Ok::<_, Infallible>(survive(grpc::handle(app, request), grpc::panicked).await) }
+                // Boxed: the whole of a call's state is moved several times on its way into a task.
+                Box::pin(async move { Ok::<_, Infallible>(survive(grpc::handle(app, request), grpc::panicked).await) })
             });
             let connection = http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
@@ -183,7 +184,7 @@ where
         Protocol::Rest => {
             let service = service_fn(move |request| {
                 let app = Arc::clone(&app);
-                async move { Ok::<_, Infallible>(survive(rest::handle(app, request), rest::panicked).await) }
+                Box::pin(async move { Ok::<_, Infallible>(survive(rest::handle(app, request), rest::panicked).await) })
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())

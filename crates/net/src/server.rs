@@ -24,6 +24,9 @@ const WAITING_CALLS: usize = 64;
 /// How often a wait for such a call looks whether the server has stopped.
 const STOP_CHECK: Duration = Duration::from_millis(100);
 
+/// What clients have, after the last request, to take its answer.
+const LAST_BYTES: Duration = Duration::from_secs(3);
+
 /// TCP ports that are listened on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ports {
@@ -115,7 +118,7 @@ impl Server {
             };
             listeners.push(runtime.spawn(listener.accept(acceptor, stopping.subscribe())));
         }
-        self.app.health.set_ready(true);
+        self.app.health.start();
         *phase = Phase::Running(Running { runtime, shards, ports, stopping, listeners, graceful });
         Ok(ports)
     }
@@ -170,9 +173,23 @@ impl Server {
         matches!(*self.phase.lock().unwrap_or_else(PoisonError::into_inner), Phase::Stopped)
     }
 
+    /// Waits until no request has been in flight for so long.
+    async fn idle(&self, quiet: Duration) {
+        const CHECK: Duration = Duration::from_millis(5);
+        let mut since = Instant::now();
+        loop {
+            if self.app.in_flight.value() > 0 {
+                since = Instant::now();
+            } else if since.elapsed() >= quiet {
+                return;
+            }
+            tokio::time::sleep(CHECK).await;
+        }
+    }
+
     /// Drains: not ready, no new connections, requests in flight finish. Whether all did before the deadline.
     pub fn stop(&self, deadline: Duration) -> bool {
-        self.app.health.set_ready(false);
+        self.app.health.drain();
         let phase = std::mem::replace(&mut *self.phase.lock().unwrap_or_else(PoisonError::into_inner), Phase::Stopped);
         // Calls that still wait for the control plane are dropped, which answers them.
         let Phase::Running(Running { runtime, shards, stopping, listeners, graceful, .. }) = phase else {
@@ -186,12 +203,16 @@ impl Server {
                     // A listener that panicked is closed as well.
                     let _ = listener.await;
                 }
-                if let Some(graceful) = Arc::into_inner(graceful) {
-                    graceful.shutdown().await;
-                }
-                // Connections are done with; what they started may not be.
-                while self.app.in_flight.value() > 0 {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
+                let connections = async {
+                    match Arc::into_inner(graceful) {
+                        Some(graceful) => graceful.shutdown().await,
+                        None => std::future::pending().await, // the listeners that shared it are gone: never
+                    }
+                };
+                tokio::select! {
+                    () = connections => self.idle(Duration::ZERO).await,
+                    // A client that does not get on with its next request is not waited for.
+                    () = self.idle(LAST_BYTES) => {}
                 }
             };
             tokio::time::timeout(end.saturating_duration_since(Instant::now()), drain).await.is_ok()

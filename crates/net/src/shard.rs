@@ -16,11 +16,14 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::app::{App, Gauge};
+use crate::authority::TidyAuthority;
 use crate::listen::{Protocol, serve_connection};
 
 /// What is given to tasks that were cut off, so that they can leave in order.
 const LAST_MOMENT: Duration = Duration::from_millis(200);
 const DEFAULT_BLOCKING_THREADS: usize = 512;
+/// How long a connection may stay open before anything comes over it; clients open some in advance.
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A connection on its way to the thread that will own it.
 pub(crate) struct Accepted {
@@ -102,19 +105,38 @@ fn own_connections(
             let (app, open) = (Arc::clone(app), (connections.enter(), permit));
             tokio::spawn(async move {
                 let _all = app.connections.enter();
-                match stream {
-                    Stream::Tcp(stream) => match tokio::net::TcpStream::from_std(stream) {
-                        Ok(stream) => serve_connection(stream, app.clone(), protocol, watcher).await,
-                        Err(_) => drop(watcher), // gone before it was looked at
-                    },
-                    Stream::Unix(stream) => match tokio::net::UnixStream::from_std(stream) {
-                        Ok(stream) => serve_connection(stream, app.clone(), protocol, watcher).await,
-                        Err(_) => drop(watcher),
-                    },
-                }
+                // A connection that breaks is the client's affair: it is not worth a word.
+                let _ = serve(stream, &app, protocol, watcher).await;
                 drop(open);
             });
         }
     });
     runtime.shutdown_timeout(LAST_MOMENT);
+}
+
+async fn serve(stream: Stream, app: &Arc<App>, protocol: Protocol, watcher: Watcher) -> io::Result<()> {
+    match stream {
+        Stream::Tcp(stream) => {
+            let stream = tokio::net::TcpStream::from_std(stream)?;
+            if is_used(stream.readable(), app).await {
+                serve_connection(stream, Arc::clone(app), protocol, watcher).await;
+            }
+        }
+        Stream::Unix(stream) => {
+            let stream = tokio::net::UnixStream::from_std(stream)?;
+            if is_used(stream.readable(), app).await {
+                serve_connection(TidyAuthority::new(stream), Arc::clone(app), protocol, watcher).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Waits for a connection's first byte; false if none came in time, or before the drain, which it must not hold up.
+async fn is_used(readable: impl Future<Output = io::Result<()>>, app: &App) -> bool {
+    tokio::select! {
+        readable = readable => readable.is_ok(),
+        () = app.health.drained() => false,
+        () = tokio::time::sleep(FIRST_BYTE_TIMEOUT) => false,
+    }
 }

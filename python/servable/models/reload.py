@@ -138,7 +138,8 @@ def watch_config_file(
         failed = ""
         try:
             models = read()
-            if models is None or tuple(models) != reloader.models or complaint:
+            is_new = tuple(models or ()) != reloader.models  # an empty file is the list without models
+            if is_new or complaint:
                 reloader.reload(models)
         except MalformedFileError as error:
             failed = f"Failed to read ModelServerConfig file: {error.message}: {error.detail}"

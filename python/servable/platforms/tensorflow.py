@@ -79,7 +79,8 @@ class TensorFlowPlatform:
             except self._engine_error as error:
                 op = missing_op(error.message)
                 if op is None or op in registered:
-                    raise ServableError(error.message, code=error.code) from error
+                    place = "" if path in error.message else f"; the SavedModel is in {path}"
+                    raise ServableError(error.message + place, code=error.code) from error
                 self._register(runtime, op, error.message)
                 registered.add(op)
 
