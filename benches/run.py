@@ -2,7 +2,8 @@
 
     python benches/run.py [--rounds N] [--quick]
 
-Needs Linux with two cores and, from Debian's packages, `nghttp2-client` (h2load), `libgrpc++-dev`, `pkg-config` and `g++`.
+Needs Linux with two cores and, from Debian's packages, `nghttp2-client` (h2load), `libgrpc++-dev`, `pkg-config` and
+`g++`.
 Absolute figures move by up to 2x between machines and hours: quote the ratios of one run.
 """
 
@@ -175,7 +176,7 @@ def one_round(load: Load, server: subprocess.Popen[bytes], scratch: Path) -> Rou
         *load.arguments,
         load.url,
     ]
-    run_load(command[:7] + ["1000"] + command[8:], load, count=1000)  # warm
+    run_load([*command[:7], "1000", *command[8:]], load, count=1000)  # warm
     log.unlink(missing_ok=True)
     before = cpu_seconds(server.pid)
     output = run_load(command, load, load.requests)

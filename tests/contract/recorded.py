@@ -1,7 +1,7 @@
 """Recorded traffic of TensorFlow Serving: reading the cases, sending their requests, comparing the answers.
 
-A case file holds servers (flags and files), and cases: steps with a request and the answer it got. The server's folder and
-the models' folder stand as `${RUN}` and `${MODELS}` in it.
+A case file holds servers (flags and files), and cases: steps with a request and the answer it got. The server's folder
+and the models' folder stand as `${RUN}` and `${MODELS}` in it.
 """
 
 from __future__ import annotations
@@ -198,9 +198,9 @@ def send_grpc(channel: grpc.Channel, request: Json) -> Json:
         else:
             unary: Any = channel.unary_unary(method)
             answer = unary(grpc_bytes(request), timeout=limit)
-    except grpc.RpcError as error:
-        assert isinstance(error, grpc.Call)
-        return {"code": error.code().name, "message": error.details()}
+    except grpc.RpcError as failure:
+        call: Any = failure
+        return {"code": call.code().name, "message": call.details()}
     return {"code": "OK", "message": "", **decoded(method, answer)}
 
 

@@ -100,7 +100,8 @@ def test_a_tensorflow_without_the_library_is_named(tmp_path: Path) -> None:
 def test_errors_of_tensorflow_keep_their_code(folder: Path) -> None:
     with pytest.raises(ServableError) as caught:
         World(folder).load("/absent")
-    assert (caught.value.code, caught.value.message) == (NotFoundError.code, "Could not find SavedModel")
+    assert caught.value.code == NotFoundError.code
+    assert caught.value.message == "Could not find SavedModel; the SavedModel is in /absent"
 
 
 def test_custom_op_libraries_are_registered_before_any_model(folder: Path) -> None:
