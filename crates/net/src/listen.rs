@@ -189,7 +189,6 @@ where
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)
-                .pipeline_flush(true)
                 .half_close(true)
                 .serve_connection(stream, service);
             let _ = watcher.watch(connection).await;
