@@ -27,7 +27,7 @@ $(TOOLS): pyproject.toml
 
 $(ENGINE): $(TOOLS) $(RUST_SOURCES)
 	@command -v cargo >/dev/null || { echo 'Rust is needed: install it from https://rustup.rs'; exit 1; }
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --quiet
+	VIRTUAL_ENV=$(abspath $(VENV)) PIP_QUIET=1 $(BIN)/maturin develop --release --locked --quiet
 	touch $@
 
 demo: install ## Serve the bundled models on 8500 (gRPC) and 8501 (REST)

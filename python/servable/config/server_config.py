@@ -11,7 +11,7 @@ from servable.config.codec import Codec
 from servable.config.flags import FlagValues
 from servable.config.model_config import ModelConfig
 from servable.config.options import OPTIONS, Support
-from servable.config.session_config import SessionOptions
+from servable.config.session_config import SessionOptions, has_own_threads
 from servable.errors import InvalidArgumentError, MalformedFileError, reading
 from servable.types import LimitSpec, ServerSpec, SessionSpec
 
@@ -176,7 +176,8 @@ def read_files(config: Config, codec: Codec) -> Files:
             monitoring_config.MESSAGE,
             lambda text: monitoring_config.metrics_path(text, codec),
         )
-    return Files(models, SessionSpec(config.session.tags, session), metrics_path)
+    quiet = not has_own_threads(session, codec)
+    return Files(models, SessionSpec(config.session.tags, session, quiet), metrics_path)
 
 
 def read_models(path: str, codec: Codec) -> tuple[ModelConfig, ...] | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from servable.config.codec import Codec
 from servable.errors import InvalidArgumentError
 
-__all__ = ["SessionOptions", "session_config", "thread_counts"]
+__all__ = ["SessionOptions", "has_own_threads", "session_config", "thread_counts"]
 
 MESSAGE = "tensorflow.ConfigProto"
 
@@ -52,3 +52,13 @@ def thread_counts(options: SessionOptions) -> dict[str, int]:
         intra = inter = both
     counts = {"intra_op_parallelism_threads": intra, "inter_op_parallelism_threads": inter}
     return {name: count for name, count in counts.items() if count is not None}
+
+
+def has_own_threads(config: bytes, codec: Codec) -> bool:
+    """Whether sessions with this serialised ConfigProto make thread pools of their own, rather than share them."""
+    if not config:
+        return False
+    import json
+
+    fields = json.loads(codec.decode_message(MESSAGE, config))
+    return bool(fields.get("use_per_session_threads") or fields.get("session_inter_op_thread_pool"))

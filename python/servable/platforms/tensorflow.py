@@ -26,6 +26,8 @@ if sys.platform != "darwin":
     LIBRARIES = ("libtensorflow_framework.so.2", "libtensorflow_cc.so.2")
 """The framework, and the library with the C API; both lie in the package's folder."""
 
+WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
+
 INSTALL = "pip install 'servable[tensorflow-cpu]', or 'servable[tensorflow]' for GPUs"
 
 
@@ -75,7 +77,8 @@ class TensorFlowPlatform:
         registered: set[str] = set()
         while True:
             try:
-                return runtime.load(name, version, path, self._settings.session)
+                servable = runtime.load(name, version, path, self._settings.session)
+                break
             except self._engine_error as error:
                 op = missing_op(error.message)
                 if op is None or op in registered:
@@ -83,6 +86,9 @@ class TensorFlowPlatform:
                     raise ServableError(error.message + place, code=error.code) from error
                 self._register(runtime, op, error.message)
                 registered.add(op)
+        if os.path.exists(os.path.join(path, WARMUP_FILE)):
+            log.warning("%s has warm-up requests; this version of servable does not send them", path)
+        return servable
 
     def _open(self) -> Runtime:
         with self._opening:

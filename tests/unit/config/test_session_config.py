@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from servable.config.session_config import SessionOptions, session_config, thread_counts
+from servable.config.session_config import SessionOptions, has_own_threads, session_config, thread_counts
 from servable.errors import InvalidArgumentError
 
 from tests.unit.fakes import FakeCodec
@@ -47,3 +47,20 @@ def test_flags_override_the_file_field_by_field() -> None:
         "gpu_options": {"allow_growth": True, "per_process_gpu_memory_fraction": 0.5},
         "allow_soft_placement": True,
     }
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"use_per_session_threads": True}, True),
+        ({"session_inter_op_thread_pool": [{"num_threads": 2}]}, True),
+        ({"allow_soft_placement": True}, False),
+    ],
+)
+def test_thread_pools_of_a_session_are_noticed(fields: dict[str, object], expected: bool) -> None:
+    codec = FakeCodec()
+    assert has_own_threads(codec.encode_json("tensorflow.ConfigProto", json.dumps(fields)), codec) is expected
+
+
+def test_without_options_thread_pools_are_shared() -> None:
+    assert not has_own_threads(b"", FakeCodec())
