@@ -11,7 +11,7 @@ RUST_SOURCES := $(shell find crates proto -type f) Cargo.toml Cargo.lock
 ENGINE := $(VENV)/.engine
 TOOLS := $(VENV)/.tools
 
-.PHONY: help install demo test test-rust test-python test-compat check format bench wheel clean
+.PHONY: own-target help install demo test test-rust test-python test-compat check format bench wheel clean
 
 help: ## List what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,7 +25,14 @@ $(TOOLS): pyproject.toml
 	$(BIN)/pip install --quiet --no-deps tensorflow-serving-api
 	touch $@
 
-$(ENGINE): $(TOOLS) $(RUST_SOURCES)
+# Checkouts share the target folder, and Cargo knows files by their time alone: after another checkout has built there,
+# our own crates have to be looked at afresh. The crates of others stay built.
+own-target:
+	@mkdir -p $(CARGO_TARGET_DIR)
+	@if [ "$$(cat $(CARGO_TARGET_DIR)/.checkout 2>/dev/null)" != "$(CURDIR)" ]; then \
+	  touch crates/*/src/lib.rs crates/wire/build.rs; echo "$(CURDIR)" > $(CARGO_TARGET_DIR)/.checkout; fi
+
+$(ENGINE): $(TOOLS) $(RUST_SOURCES) | own-target
 	@command -v cargo >/dev/null || { echo 'Rust is needed: install it from https://rustup.rs'; exit 1; }
 	VIRTUAL_ENV=$(abspath $(VENV)) PIP_QUIET=1 $(BIN)/maturin develop --release --locked --quiet
 	touch $@
@@ -35,7 +42,7 @@ demo: install ## Serve the bundled models on 8500 (gRPC) and 8501 (REST)
 
 test: test-rust test-python ## All tests
 
-test-rust:
+test-rust: own-target
 	cargo test --workspace --locked --quiet
 
 test-python: install
@@ -44,7 +51,7 @@ test-python: install
 test-compat: install ## End-to-end tests on the oldest and the newest TensorFlow
 	PYTHON=$(PYTHON) tools/test_compat.sh
 
-check: install ## Format, lint, types, licences
+check: install own-target ## Format, lint, types, licences
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	if cargo deny --version >/dev/null 2>&1; then cargo deny check; else tools/check_licences.sh; fi
@@ -62,7 +69,7 @@ format: install ## Put everything into shape
 bench: install ## Measure speed, as ratios to a native gRPC echo
 	$(BIN)/python benches/run.py
 
-wheel: $(TOOLS) ## Build the abi3 wheel into dist/
+wheel: $(TOOLS) own-target ## Build the abi3 wheel into dist/
 	$(BIN)/maturin build --release --locked --out dist
 
 clean: ## Remove what was built here

@@ -3,6 +3,7 @@
 //! Nothing here knows a socket, a protobuf message or Python.
 
 pub mod dtype;
+pub mod examples;
 pub mod limits;
 pub mod predict;
 pub mod routes;

@@ -160,6 +160,11 @@ impl Answer {
         self.outputs.iter().map(|output| slots[*output].name.as_str()).zip(&self.tensors)
     }
 
+    /// One per fetch of the call, in order.
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
+    }
+
     pub fn value_bytes(&self) -> usize {
         self.tensors.iter().map(Tensor::value_bytes).sum()
     }

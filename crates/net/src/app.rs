@@ -5,14 +5,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
+use servable_core::examples::{self, Computed, Task};
 use servable_core::predict::{self, Call};
 use servable_core::routes::RouteTable;
 use servable_core::servable::{Answer, Servable};
-use servable_core::{Limits, Status};
+use servable_core::{Limits, Signature, Status, Tensor};
 
 use crate::control::ControlCall;
 use crate::health::Health;
 use crate::metrics::Metrics;
+
+/// The names of the APIs, in metrics.
+pub(crate) const PREDICT: &str = "Predict";
+const MULTI_INFERENCE: &str = "MultiInference";
 
 /// What to listen on and how to answer.
 #[derive(Clone, Debug, Default)]
@@ -59,12 +64,13 @@ impl App {
         &self,
         servable: Arc<Servable>,
         call: Call,
+        api: &str,
         deadline: Option<Instant>,
     ) -> Result<Answer, Status> {
         let start = self.metrics.as_ref().map(|_| Instant::now());
         let answer = servable.run(call, deadline).await?;
         if let (Some(metrics), Some(start)) = (&self.metrics, start) {
-            metrics.ran(answer.servable().name(), start.elapsed());
+            metrics.ran(answer.servable().name(), api, start.elapsed());
         }
         let (bytes, most) = (answer.value_bytes(), self.settings.limits.max_output_bytes);
         if bytes > most {
@@ -75,7 +81,23 @@ impl App {
         Ok(answer)
     }
 
-    pub(crate) fn check_method_name(&self, signature: &servable_core::Signature) -> Result<(), Status> {
+    /// Runs tasks over the same examples as one call; what they computed comes in their order.
+    pub(crate) async fn run_tasks(
+        &self,
+        servable: &Arc<Servable>,
+        tasks: &[(Task, &Signature)],
+        examples: &Tensor,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Computed>, Status> {
+        let (call, plan) = examples::plan(tasks, examples)?;
+        let api = match tasks {
+            [(task, _)] => task.api(),
+            _ => MULTI_INFERENCE,
+        };
+        plan.computed(&self.run(Arc::clone(servable), call, api, deadline).await?)
+    }
+
+    pub(crate) fn check_method_name(&self, signature: &Signature) -> Result<(), Status> {
         if self.settings.check_method_names { predict::check_method_name(signature) } else { Ok(()) }
     }
 }

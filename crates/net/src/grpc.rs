@@ -11,6 +11,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use prost::Message;
 use prost_types::Any;
+use servable_core::examples::Task;
 use servable_core::predict::bind;
 use servable_core::routes::Choice;
 use servable_core::servable::Answer;
@@ -26,9 +27,10 @@ use servable_wire::tensor::Form;
 use tonic::codec::{BufferSettings, Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::{Grpc, ServerStreamingService, UnaryService};
 
-use crate::app::App;
+use crate::app::{App, PREDICT};
 use crate::control;
 use crate::health::Health;
+use crate::inference;
 use crate::metrics::Entry;
 
 /// Longer messages are cut, as clients of TensorFlow Serving know it; trailers have to stay small.
@@ -49,9 +51,13 @@ pub(crate) async fn handle(app: Arc<App>, request: Request<Incoming>) -> GrpcRes
         return match method {
             "Predict" => unary(&app, request, |app, message| predict(app, message, deadline)).await,
             "GetModelMetadata" => unary(&app, request, |app, message| async move { metadata(&app, &message) }).await,
-            "Classify" | "Regress" | "MultiInference" => {
-                refused(format!("{method} is not supported by this version of servable; Predict is"))
+            "Classify" => {
+                unary(&app, request, |app, message| inference::run_task(app, message, Task::Classify, deadline)).await
             }
+            "Regress" => {
+                unary(&app, request, |app, message| inference::run_task(app, message, Task::Regress, deadline)).await
+            }
+            "MultiInference" => unary(&app, request, |app, message| inference::run_tasks(app, message, deadline)).await,
             _ => refused(format!("PredictionService has no method {method}")),
         };
     }
@@ -164,7 +170,7 @@ where
 }
 
 /// What goes back: a message ready to send, or one that is written straight into the connection's buffer.
-enum Reply {
+pub(crate) enum Reply {
     Message(Bytes),
     Predict(Answer, Form),
 }
@@ -227,7 +233,7 @@ impl Decoder for Frames {
 }
 
 async fn predict(app: Arc<App>, message: Bytes, deadline: Option<Instant>) -> Result<Reply, Status> {
-    const ENTRY: Entry = Entry { api: "Predict", entrypoint: "GRPC" };
+    const ENTRY: Entry = Entry { api: PREDICT, entrypoint: "GRPC" };
     let Some(metrics) = &app.metrics else {
         return predict_uncounted(&app, &message, deadline).await;
     };
@@ -255,10 +261,10 @@ async fn predict_uncounted(app: &App, message: &Bytes, deadline: Option<Instant>
         (servable, call)
     };
     let form = if app.settings.tensor_content { Form::Content } else { Form::Typed };
-    Ok(Reply::Predict(app.run(servable, call, deadline).await?, form))
+    Ok(Reply::Predict(app.run(servable, call, PREDICT, deadline).await?, form))
 }
 
-fn missing_spec() -> Status {
+pub(crate) fn missing_spec() -> Status {
     Status::invalid_argument("Missing ModelSpec")
 }
 

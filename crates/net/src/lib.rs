@@ -5,6 +5,7 @@ mod authority;
 mod control;
 mod grpc;
 mod health;
+mod inference;
 mod listen;
 mod metrics;
 mod rest;

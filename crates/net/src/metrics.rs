@@ -57,8 +57,8 @@ impl Metrics {
     }
 
     /// A session has run.
-    pub(crate) fn ran(&self, model: &str, took: Duration) {
-        self.runtime.with_label_values(&[model, "Predict", "TF1"]).observe(microseconds(took));
+    pub(crate) fn ran(&self, model: &str, api: &str, took: Duration) {
+        self.runtime.with_label_values(&[model, api, "TF1"]).observe(microseconds(took));
     }
 
     /// Whoever sends made-up names must not make the table of counters grow for ever.

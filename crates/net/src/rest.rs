@@ -16,7 +16,7 @@ use servable_core::{Code, Status, Tensor};
 use servable_wire::json::{self, Document, Format};
 use servable_wire::target::{self, Target, TargetError, Verb};
 
-use crate::app::App;
+use crate::app::{App, PREDICT};
 use crate::metrics::{Entry, Metrics};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -150,7 +150,7 @@ async fn infer(app: &App, target: Target, request: Request<Incoming>) -> Result<
     let deadline = app.settings.rest_timeout.map(|timeout| Instant::now() + timeout);
     let (servable, call, format) = read_predict(app, &target, &body)?;
     drop(body);
-    let answer = app.run(servable, call, deadline).await?;
+    let answer = app.run(servable, call, PREDICT, deadline).await?;
     let named: Vec<(&str, &Tensor)> = answer.outputs().collect();
     json::write_predict(format, &named, app.settings.limits.max_output_bytes)
 }

@@ -24,7 +24,7 @@ pub(crate) struct Buffer {
 
 /// `TF_Output`: one output of an operation.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Output {
     pub(crate) operation: *mut Operation,
     pub(crate) index: c_int,

@@ -99,8 +99,14 @@ impl SavedModelSession {
         if operation.is_null() {
             return Err(missing());
         }
-        self.endpoints.push(Output { operation, index: i32::from(index) });
-        Ok(Endpoint((self.endpoints.len() - 1) as u32))
+        let output = Output { operation, index: i32::from(index) };
+        // A tensor has one endpoint, however many signatures name it: a call must not feed it twice.
+        let known = self.endpoints.iter().position(|known| *known == output);
+        let place = known.unwrap_or_else(|| {
+            self.endpoints.push(output);
+            self.endpoints.len() - 1
+        });
+        Ok(Endpoint(place as u32))
     }
 
     fn output(&self, endpoint: Endpoint) -> Result<Output, Status> {

@@ -2,6 +2,7 @@
 //!
 //! Pure functions: no sockets, no clock, no state. Anything may be passed in; what comes back is a value or a status.
 
+pub mod examples;
 pub mod fields;
 pub mod json;
 pub mod predict;

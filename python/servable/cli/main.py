@@ -23,7 +23,11 @@ FAILED = 255
 
 def main() -> NoReturn:
     """The command `servable`."""
-    _exit(_command(sys.argv[1:]))
+    try:
+        code = _command(sys.argv[1:])
+    except BrokenPipeError:  # whoever reads what we print has seen enough
+        code = 0
+    _exit(code)
 
 
 def tensorflow_model_server() -> NoReturn:
@@ -61,8 +65,10 @@ def _command(arguments: Sequence[str]) -> int:
 
 def _exit(code: int) -> NoReturn:
     """End the process now. A load that TensorFlow has begun cannot be interrupted and would hold up an orderly exit."""
+    import contextlib
     import os
 
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)

@@ -1,0 +1,149 @@
+//! gRPC calls over examples: Classify, Regress, MultiInference.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use prost::Message;
+use servable_core::Status;
+use servable_core::examples::{Computed, Task};
+use servable_core::servable::Servable;
+use servable_core::signature::DEFAULT_SIGNATURE;
+use servable_wire::examples::{MultiView, TaskView};
+use servable_wire::messages::tensorflow::serving::inference_result::Result as TaskResult;
+use servable_wire::messages::tensorflow::serving::model_spec::VersionChoice;
+use servable_wire::messages::tensorflow::serving::{
+    Class, ClassificationResponse, ClassificationResult, Classifications, InferenceResult, ModelSpec,
+    MultiInferenceResponse, Regression, RegressionResponse, RegressionResult,
+};
+
+use crate::app::App;
+use crate::grpc::{Reply, missing_spec};
+use crate::metrics::Entry;
+
+/// Answers Classify or Regress.
+pub(crate) async fn run_task(
+    app: Arc<App>,
+    message: Bytes,
+    task: Task,
+    deadline: Option<Instant>,
+) -> Result<Reply, Status> {
+    let start = Instant::now();
+    let outcome = run_task_uncounted(&app, &message, task, deadline).await;
+    if let Some(metrics) = &app.metrics {
+        let request = TaskView::read(&message).unwrap_or_default();
+        let model = request.spec.as_ref().map_or("", |spec| spec.name);
+        let entry = Entry { api: task.api(), entrypoint: "GRPC" };
+        metrics.answered(model, entry, outcome.as_ref().map(|_| ()), start.elapsed());
+    }
+    outcome
+}
+
+async fn run_task_uncounted(
+    app: &App,
+    message: &Bytes,
+    task: Task,
+    deadline: Option<Instant>,
+) -> Result<Reply, Status> {
+    let (servable, signature_name, examples) = {
+        let request = TaskView::read(message)?;
+        let spec = request.spec.ok_or_else(missing_spec)?;
+        let servable = app.routes.current().resolve(spec.name, &spec.choice)?;
+        let signature = servable.signature(spec.signature_name).ok_or_else(|| {
+            let name = if spec.signature_name.is_empty() { DEFAULT_SIGNATURE } else { spec.signature_name };
+            Status::invalid_argument(format!("No signature was found with the name: {name}"))
+        })?;
+        task.check(signature, app.settings.check_method_names)?;
+        let name = signature.name.clone();
+        (servable, name, request.input.to_tensor(&app.settings.limits)?)
+    };
+    let signature = servable.signature(&signature_name).ok_or_else(missing_spec)?;
+    let computed = app.run_tasks(&servable, &[(task, signature)], &examples, deadline).await?;
+    let model_spec = Some(echoed(&servable, &signature_name));
+    let message = match computed.into_iter().next() {
+        Some(Computed::Classes(classes)) => {
+            ClassificationResponse { result: Some(classification(classes)), model_spec }.encode_to_vec()
+        }
+        Some(Computed::Values(values)) => {
+            RegressionResponse { result: Some(regression(values)), model_spec }.encode_to_vec()
+        }
+        None => return Err(Status::internal("a task without a result: this is a bug")),
+    };
+    Ok(Reply::Message(message.into()))
+}
+
+/// Answers MultiInference: all tasks in one run. The first one says which version of the model that is.
+pub(crate) async fn run_tasks(app: Arc<App>, message: Bytes, deadline: Option<Instant>) -> Result<Reply, Status> {
+    let (servable, tasks, examples) = {
+        let request = MultiView::read(&message)?;
+        let (first, _) =
+            request.tasks.first().ok_or_else(|| Status::invalid_argument("ModelSpec has no name specified."))?;
+        let servable = app.routes.current().resolve(first.name, &first.choice)?;
+        let tasks = checked_tasks(&app, &servable, &request)?;
+        (servable, tasks, request.input.to_tensor(&app.settings.limits)?)
+    };
+    let signatures: Option<Vec<_>> =
+        tasks.iter().map(|(task, name)| servable.signature(name).map(|signature| (*task, signature))).collect();
+    let signatures = signatures.ok_or_else(missing_spec)?;
+    let computed = app.run_tasks(&servable, &signatures, &examples, deadline).await?;
+    let results = tasks.iter().zip(computed).map(|((_, signature_name), computed)| InferenceResult {
+        model_spec: Some(echoed(&servable, signature_name)),
+        result: Some(match computed {
+            Computed::Classes(classes) => TaskResult::ClassificationResult(classification(classes)),
+            Computed::Values(values) => TaskResult::RegressionResult(regression(values)),
+        }),
+    });
+    Ok(Reply::Message(MultiInferenceResponse { results: results.collect() }.encode_to_vec().into()))
+}
+
+/// What is to be done with which signature, in the order of checks that clients know.
+fn checked_tasks(app: &App, servable: &Servable, request: &MultiView<'_>) -> Result<Vec<(Task, String)>, Status> {
+    let mut seen = HashSet::new();
+    let model = request.tasks.first().map_or("", |(spec, _)| spec.name);
+    let check = |(spec, method): &(servable_wire::predict::SpecView<'_>, &str)| {
+        if spec.name.is_empty() {
+            return Err(Status::invalid_argument("Found ModelSpec with an empty model name."));
+        }
+        if spec.name != model {
+            return Err(Status::invalid_argument(
+                "All ModelSpecs in a MultiInferenceRequest must access the same model name.",
+            ));
+        }
+        let name = if spec.signature_name.is_empty() { DEFAULT_SIGNATURE } else { spec.signature_name };
+        if !seen.insert(name.to_owned()) {
+            return Err(Status::invalid_argument(format!("Duplicate evaluation of signature: {name}")));
+        }
+        let signature = servable
+            .signature(name)
+            .ok_or_else(|| Status::invalid_argument(format!("Requested signature not found in model graph: {name}")))?;
+        let task = Task::from_method_name(method)
+            .ok_or_else(|| Status::unimplemented(format!("Unsupported signature method_name: {method}")))?;
+        task.check(signature, app.settings.check_method_names)?;
+        Ok((task, name.to_owned()))
+    };
+    request.tasks.iter().map(check).collect()
+}
+
+fn echoed(servable: &Servable, signature_name: &str) -> ModelSpec {
+    ModelSpec {
+        name: servable.name().to_owned(),
+        signature_name: signature_name.to_owned(),
+        version_choice: Some(VersionChoice::Version(servable.version())),
+    }
+}
+
+/// Labels that are not UTF-8 cannot stand in a message: what is wrong in them is replaced.
+fn classification(rows: Vec<Vec<servable_core::examples::Class>>) -> ClassificationResult {
+    let class = |class: servable_core::examples::Class| Class {
+        label: String::from_utf8(class.label)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
+        score: class.score,
+    };
+    let classifications = rows.into_iter().map(|row| Classifications { classes: row.into_iter().map(class).collect() });
+    ClassificationResult { classifications: classifications.collect() }
+}
+
+fn regression(values: Vec<f32>) -> RegressionResult {
+    RegressionResult { regressions: values.into_iter().map(|value| Regression { value }).collect() }
+}
