@@ -15,18 +15,12 @@ from tests.e2e.server import ServerProcess
 
 MODELS = Path(__file__).parents[1] / "models"
 GROUPS = {path.stem: json.loads(path.read_text()) for path in sorted(CASES.glob("*.json"))}
-WAITING = {
-    "176c-content-classify": "needs Classify",
-    "155f-metrics-count": "needs Regress",
-}
-"""Cases that wait for what this version does not do yet."""
 
 
 def all_cases() -> Iterator[object]:
     for group, content in GROUPS.items():
         for case in sorted(content["cases"], key=lambda case: str(case["server"])):
-            marks = [pytest.mark.skip(WAITING[case["id"]])] if case["id"] in WAITING else []
-            yield pytest.param(group, case, id=f"{group}-{case['id']}", marks=marks)
+            yield pytest.param(group, case, id=f"{group}-{case['id']}")
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,10 @@ use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
+use servable_core::examples::Task;
 use servable_core::predict::{Call, bind};
 use servable_core::servable::Servable;
+use servable_core::signature::DEFAULT_SIGNATURE;
 use servable_core::{Code, Status, Tensor};
 use servable_wire::json::{self, Document, Format};
 use servable_wire::target::{self, Target, TargetError, Verb};
@@ -45,6 +47,9 @@ pub(crate) async fn handle(app: Arc<App>, request: Request<Incoming>) -> RestRes
             return plain(status, text);
         }
         _ => {}
+    }
+    if !target::is_uri(&target) {
+        return html(StatusCode::BAD_REQUEST);
     }
     if !target::is_api(&target) {
         return html(StatusCode::NOT_FOUND);
@@ -138,17 +143,43 @@ fn question(app: &App, target: &Target) -> Result<Vec<u8>, Status> {
 }
 
 async fn infer(app: &App, target: Target, request: Request<Incoming>) -> Result<Vec<u8>, Status> {
-    if target.verb != Verb::Predict {
-        let verb = verb_name(target.verb);
-        return Err(Status::unimplemented(format!(
-            ":{verb} is not supported by this version of servable; :predict is"
-        )));
-    }
     let compressed = is_gzip(&request);
     let body = read_body(request.into_body(), app.settings.limits.max_body_bytes).await?;
     let body = if compressed { decompressed(&body, app.settings.limits.max_decompressed_bytes) } else { body };
     let deadline = app.settings.rest_timeout.map(|timeout| Instant::now() + timeout);
-    let (servable, call, format) = read_predict(app, &target, &body)?;
+    let task = match target.verb {
+        Verb::Classify => Task::Classify,
+        Verb::Regress => Task::Regress,
+        _ => return predict(app, &target, body, deadline).await,
+    };
+    run_task(app, &target, body, task, deadline).await
+}
+
+async fn run_task(
+    app: &App,
+    target: &Target,
+    body: Bytes,
+    task: Task,
+    deadline: Option<Instant>,
+) -> Result<Vec<u8>, Status> {
+    let (signature_name, examples) = {
+        let document = Document::parse(&body, &app.settings.limits)?;
+        (document.signature_name()?.unwrap_or_default(), document.examples(&app.settings.limits)?)
+    };
+    drop(body);
+    let servable = app.routes.current().resolve(&target.name, &target.choice)?;
+    let signature = servable.signature(&signature_name).ok_or_else(|| {
+        let name = if signature_name.is_empty() { DEFAULT_SIGNATURE } else { &signature_name };
+        Status::invalid_argument(format!("No signature was found with the name: {name}"))
+    })?;
+    task.check(signature, app.settings.check_method_names)?;
+    let computed = app.run_tasks(&servable, &[(task, signature)], &examples, deadline).await?;
+    let computed = computed.first().ok_or_else(|| Status::internal("a task without a result: this is a bug"))?;
+    Ok(json::write_computed(computed))
+}
+
+async fn predict(app: &App, target: &Target, body: Bytes, deadline: Option<Instant>) -> Result<Vec<u8>, Status> {
+    let (servable, call, format) = read_predict(app, target, &body)?;
     drop(body);
     let answer = app.run(servable, call, PREDICT, deadline).await?;
     let named: Vec<(&str, &Tensor)> = answer.outputs().collect();
@@ -161,7 +192,7 @@ fn read_predict(app: &App, target: &Target, body: &[u8]) -> Result<(Arc<Servable
     let signature_name = document.signature_name()?;
     let servable = app.routes.current().resolve(&target.name, &target.choice)?;
     let signature = servable.signature(signature_name.as_deref().unwrap_or_default()).ok_or_else(|| {
-        let name = signature_name.as_deref().unwrap_or("serving_default");
+        let name = signature_name.as_deref().unwrap_or(DEFAULT_SIGNATURE);
         Status::invalid_argument(format!("Serving signature name: \"{name}\" not found in signature def"))
     })?;
     let (format, inputs) = document.inputs(signature, limits)?;

@@ -90,6 +90,10 @@ fn read_task(message: &[u8]) -> Result<(SpecView<'_>, &str), Malformed> {
 }
 
 impl<'a> ExamplesView<'a> {
+    pub(crate) fn new(examples: Vec<&'a [u8]>, context: Option<&'a [u8]>) -> Self {
+        Self { examples, context: context.into_iter().collect() }
+    }
+
     /// The one kind of list or the other: whichever stands last replaces what there was.
     fn merge(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
         for field in Fields::of(message) {

@@ -43,6 +43,15 @@ pub fn is_api(target: &str) -> bool {
     strip(target, "/v1/").is_some_and(|rest| !rest.is_empty()) || target.eq_ignore_ascii_case("/v1/")
 }
 
+/// Whether a target is a URI reference as RFC 3986 has it: no raw blanks, brackets or bytes beyond ASCII in the path, and
+/// two digits after each `%`.
+pub fn is_uri(target: &str) -> bool {
+    let path = target.split(['?', '#']).next().unwrap_or_default().as_bytes();
+    let is_raw = |byte: &u8| !byte.is_ascii_graphic() || b"\"<>\\^`{|}[]".contains(byte);
+    let is_cut = |at: usize| !path.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+    !path.iter().any(is_raw) && !path.iter().enumerate().any(|(at, byte)| *byte == b'%' && is_cut(at))
+}
+
 /// `POST /v1/models/NAME[/versions/N|/labels/L]:VERB`. The verb has to be in lower case, the rest may be in any.
 pub fn parse_inference(target: &str) -> Result<Target, TargetError> {
     let (path, verb) = target.rsplit_once(':').ok_or(TargetError::Malformed)?;
@@ -159,6 +168,16 @@ mod tests {
         ];
         for (text, wanted) in cases {
             assert_eq!(parse_inference(text), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn targets_have_to_be_uris() {
+        for target in ["/v1/models/a%2Fb:predict", "/v1/models/m?x=[1]", "/"] {
+            assert!(is_uri(target), "{target}");
+        }
+        for target in ["/v1/models/%zz", "/v1/models/m%2", "/v1/models/m[0]", "/v1/models/mö", "/v1/models/a|b"] {
+            assert!(!is_uri(target), "{target}");
         }
     }
 

@@ -27,6 +27,8 @@ pub struct Document<'a> {
     signature_name: Option<&'a [u8]>,
     pub(super) instances: Option<Member<'a>>,
     pub(super) inputs: Option<Member<'a>>,
+    pub(super) examples: Option<Member<'a>>,
+    pub(super) context: Option<Member<'a>>,
 }
 
 impl<'a> Document<'a> {
@@ -43,7 +45,8 @@ impl<'a> Document<'a> {
         }
         scanner.whitespace();
         let start = scanner.at();
-        let mut document = Self { text: &[], signature_name: None, instances: None, inputs: None };
+        let mut document =
+            Self { text: &[], signature_name: None, instances: None, inputs: None, examples: None, context: None };
         let is_object = scanner.peek() == b'{';
         let scanned = match scanner.peek() {
             b'{' if limits.max_json_depth > 0 => document.members(&mut scanner, limits.max_json_depth - 1),
@@ -101,6 +104,8 @@ impl<'a> Document<'a> {
             b"signature_name" => _ = self.signature_name.get_or_insert(member.text),
             b"instances" => _ = self.instances.get_or_insert(member),
             b"inputs" => _ = self.inputs.get_or_insert(member),
+            b"examples" => _ = self.examples.get_or_insert(member),
+            b"context" => _ = self.context.get_or_insert(member),
             _ => {}
         }
     }

@@ -181,7 +181,7 @@ fn check_leaf(dtype: Option<DataType>, leaf: &[u8], scratch: &mut Leaves) -> Res
     }))
 }
 
-fn json_type(value: &[u8]) -> &'static str {
+pub(super) fn json_type(value: &[u8]) -> &'static str {
     match value.first() {
         Some(b'n') => "Null",
         Some(b'f') => "False",
