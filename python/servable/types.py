@@ -65,6 +65,8 @@ class LimitSpec:
     max_repeated_bytes: int | None = None
     max_output_bytes: int | None = None
     max_connections: int | None = None
+    max_requests_in_flight: int | None = None
+    max_bytes_in_flight: int | None = None
 
 
 @dataclass(frozen=True)

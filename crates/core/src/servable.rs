@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 use crate::predict::Call;
 use crate::signature::{DEFAULT_SIGNATURE, Endpoint, Signature};
@@ -86,10 +88,16 @@ impl Servable {
         self.by_name.get(name).map(|index| &self.signatures[*index].0)
     }
 
-    /// Runs a bound call: in this thread if the signature is known to be brief, otherwise on a blocking one.
+    /// Runs a bound call: in this thread if the signature is known to be brief, otherwise on one of `threads`.
     ///
-    /// A passed deadline is an error before the session sees the call.
-    pub async fn run(self: Arc<Self>, mut call: Call, deadline: Option<Instant>) -> Result<Answer, Status> {
+    /// A passed deadline is an error before the session sees the call. A call that nobody waits for any more, because
+    /// its deadline has passed or its client has gone, is not begun.
+    pub async fn run(
+        self: Arc<Self>,
+        mut call: Call,
+        deadline: Option<Instant>,
+        threads: &Handle,
+    ) -> Result<Answer, Status> {
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(timed_out());
         }
@@ -97,7 +105,7 @@ impl Servable {
         let outputs = std::mem::take(&mut call.outputs);
         let tensors = match self.signatures[signature].1.stage(call.input_bytes) {
             Stage::Inline => self.timed_run(&call, Stage::Inline, Placement::Caller),
-            stage => Arc::clone(&self).run_elsewhere(call, stage, deadline).await,
+            stage => Arc::clone(&self).run_elsewhere(call, stage, deadline, threads).await,
         }?;
         Ok(Answer { servable: self, signature, outputs, tensors })
     }
@@ -107,6 +115,7 @@ impl Servable {
         call: Call,
         stage: Stage,
         deadline: Option<Instant>,
+        threads: &Handle,
     ) -> Result<Vec<Tensor>, Status> {
         let servable = Arc::clone(&self);
         let work = move || {
@@ -117,13 +126,13 @@ impl Servable {
             let placement = if stage == Stage::Pooled { Placement::Pool { timeout } } else { Placement::Caller };
             servable.timed_run(&call, stage, placement)
         };
-        let done = tokio::task::spawn_blocking(work);
+        let mut waiting = AbortOnDrop(threads.spawn_blocking(work));
         let outcome = match deadline {
-            // Nothing interrupts a run in its caller's thread; but its client need not wait for the end.
-            Some(deadline) if stage == Stage::Aside => {
-                tokio::time::timeout_at(deadline.into(), done).await.map_err(|_| timed_out())?
+            // Whatever the run does at its deadline, the client need not wait for it.
+            Some(deadline) => {
+                tokio::time::timeout_at(deadline.into(), &mut waiting.0).await.map_err(|_| timed_out())?
             }
-            _ => done.await,
+            None => (&mut waiting.0).await,
         };
         outcome
             .unwrap_or_else(|failure| Err(Status::internal(format!("running model {} failed: {failure}", self.name))))
@@ -132,8 +141,20 @@ impl Servable {
     fn timed_run(&self, call: &Call, stage: Stage, placement: Placement) -> Result<Vec<Tensor>, Status> {
         let start = Instant::now();
         let outcome = self.session.run(&call.feeds, &call.fetches, placement);
-        self.signatures[call.signature].1.record(call.input_bytes, start.elapsed(), stage);
+        // A run that failed says nothing of how long one takes that does not.
+        if outcome.is_ok() || start.elapsed() >= BRIEF {
+            self.signatures[call.signature].1.record(call.input_bytes, start.elapsed(), stage);
+        }
         outcome
+    }
+}
+
+/// Takes work back that has not begun when nobody waits for it any more.
+struct AbortOnDrop<T>(JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -24,7 +24,8 @@ pub fn aligned_bytes(capacity: usize) -> AlignedBytes {
     AVec::with_capacity(ALIGNMENT, capacity)
 }
 
-/// Sizes of the dimensions, outermost first; each at least 0, their product within `i64`.
+/// Sizes of the dimensions, outermost first; each at least 0. The product of those that are not 0 is within `i64`, for
+/// an empty tensor too: a graph may drop the empty dimension and keep the others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shape(SmallVec<[i64; 4]>);
 
@@ -35,7 +36,7 @@ impl Shape {
         if sizes.len() > MAX_RANK || sizes.iter().any(|size| *size < 0) {
             return None;
         }
-        sizes.iter().try_fold(1_i64, |product, size| product.checked_mul(*size))?;
+        sizes.iter().filter(|size| **size != 0).try_fold(1_i64, |product, size| product.checked_mul(*size))?;
         Some(Self(sizes))
     }
 
@@ -53,6 +54,11 @@ impl Shape {
 
     pub fn elements(&self) -> usize {
         self.0.iter().product::<i64>() as usize
+    }
+
+    /// The elements that the dimensions of an empty tensor would have without the empty ones; else as many as there are.
+    pub fn extent(&self) -> usize {
+        self.0.iter().filter(|size| **size != 0).product::<i64>() as usize
     }
 }
 
@@ -77,6 +83,37 @@ pub trait StringArray: Send + Sync {
 
     fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// Byte strings back to back: two allocations, however many there are.
+#[derive(Clone, Debug, Default)]
+pub struct PackedStrings {
+    pub bytes: Vec<u8>,
+    /// Where in `bytes` each string ends.
+    pub ends: Vec<usize>,
+}
+
+impl PackedStrings {
+    /// Ends the string that has been written to `bytes`.
+    pub fn end(&mut self) {
+        self.ends.push(self.bytes.len());
+    }
+
+    pub fn push(&mut self, string: &[u8]) {
+        self.bytes.extend_from_slice(string);
+        self.end();
+    }
+}
+
+impl StringArray for PackedStrings {
+    fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn get(&self, index: usize) -> &[u8] {
+        let start = if index == 0 { 0 } else { self.ends[index - 1] };
+        &self.bytes[start..self.ends[index]]
     }
 }
 
@@ -180,6 +217,8 @@ mod tests {
         assert_eq!(Shape::new([5, 0]).expect("valid").elements(), 0);
         assert!(Shape::new([-1]).is_none());
         assert!(Shape::new([i64::MAX, 2]).is_none());
+        assert!(Shape::new([0, i64::MAX, 2]).is_none(), "a sum over the first dimension would overflow");
+        assert_eq!(Shape::new([0, 3, 2]).expect("valid").extent(), 6);
         assert!(Shape::new(vec![1; 254]).is_some());
         assert!(Shape::new(vec![1; 255]).is_none());
     }

@@ -20,17 +20,17 @@ fn refused(error: ReflectError) -> PyErr {
 
 #[pyfunction]
 pub(crate) fn encode_text<'py>(python: Python<'py>, message: &str, text: &str) -> PyResult<Bound<'py, PyBytes>> {
-    reflect::encode_text(message, text).map(|bytes| PyBytes::new(python, &bytes)).map_err(refused)
+    python.detach(|| reflect::encode_text(message, text)).map(|bytes| PyBytes::new(python, &bytes)).map_err(refused)
 }
 
 #[pyfunction]
 pub(crate) fn encode_json<'py>(python: Python<'py>, message: &str, json: &str) -> PyResult<Bound<'py, PyBytes>> {
-    reflect::encode_json(message, json).map(|bytes| PyBytes::new(python, &bytes)).map_err(refused)
+    python.detach(|| reflect::encode_json(message, json)).map(|bytes| PyBytes::new(python, &bytes)).map_err(refused)
 }
 
 #[pyfunction]
-pub(crate) fn decode_message(message: &str, data: &[u8]) -> PyResult<String> {
-    reflect::decode(message, data).map_err(refused)
+pub(crate) fn decode_message(python: Python<'_>, message: &str, data: &[u8]) -> PyResult<String> {
+    python.detach(|| reflect::decode(message, data)).map_err(refused)
 }
 
 #[pyfunction]

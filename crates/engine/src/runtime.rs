@@ -15,6 +15,8 @@ use crate::error::raised;
 
 /// How much lower than usual the priority of loading is.
 const LOADING_NICENESS: i32 = 10;
+/// TensorFlow's kernels expect as much as a thread usually has.
+const STACK_BYTES: usize = 8 << 20;
 /// How often a wait for requests looks whether they are done.
 const UNLOAD_CHECK: Duration = Duration::from_millis(5);
 
@@ -84,7 +86,7 @@ fn loaded_aside(
         }
         load(&library, name, version, &path, &options)
     };
-    let loader = thread::Builder::new().name("servable-load".to_owned()).spawn(loading);
+    let loader = thread::Builder::new().name("servable-load".to_owned()).stack_size(STACK_BYTES).spawn(loading);
     let loader = loader.map_err(|error| Status::internal(format!("no thread to load with: {error}")))?;
     let servable = loader.join().map_err(|_| Status::internal("loading the SavedModel panicked: this is a bug"))??;
     FIRST_LOAD.call_once(release_startup_pages);

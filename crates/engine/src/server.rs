@@ -24,6 +24,8 @@ struct LimitSpec {
     max_repeated_bytes: Option<usize>,
     max_output_bytes: Option<usize>,
     max_connections: Option<usize>,
+    max_requests_in_flight: Option<usize>,
+    max_bytes_in_flight: Option<usize>,
 }
 
 /// `servable.types.ServerSpec`.
@@ -66,6 +68,8 @@ impl From<ServerSpec> for Settings {
             metrics_path: spec.metrics_path,
             max_threads: spec.max_threads,
             max_connections: given.max_connections,
+            max_requests_in_flight: given.max_requests_in_flight,
+            max_bytes_in_flight: given.max_bytes_in_flight,
             limits,
         }
     }
@@ -162,7 +166,7 @@ impl Server {
     }
 
     fn stop(&self, python: Python<'_>, deadline_s: f64) -> bool {
-        let deadline = Duration::try_from_secs_f64(deadline_s).unwrap_or_default();
+        let deadline = Duration::try_from_secs_f64(deadline_s.max(0.0)).unwrap_or(Duration::MAX);
         python.detach(|| self.server.stop(deadline))
     }
 }

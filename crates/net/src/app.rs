@@ -1,19 +1,29 @@
 //! What all handlers share: the routes, the settings, the counters.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use servable_core::examples::{self, Computed, Task};
 use servable_core::predict::{self, Call};
 use servable_core::routes::RouteTable;
 use servable_core::servable::{Answer, Servable};
-use servable_core::{Limits, Signature, Status, Tensor};
+use servable_core::{Code, Limits, Signature, Status, Tensor};
 
+use tokio::runtime::Handle;
+
+use crate::body::Budget;
 use crate::control::ControlCall;
 use crate::health::Health;
-use crate::metrics::Metrics;
+use crate::metrics::{Entry, Metrics};
+
+const DEFAULT_REQUESTS_IN_FLIGHT: usize = 10_000;
+
+/// What a request that is one too many is told.
+pub(crate) fn overloaded() -> Status {
+    Status::new(Code::Unavailable, "too many requests are at work (max_requests_in_flight); try again later")
+}
 
 /// The names of the APIs, in metrics.
 pub(crate) const PREDICT: &str = "Predict";
@@ -37,6 +47,10 @@ pub struct Settings {
     /// Most runs at a time outside the network threads.
     pub max_threads: Option<usize>,
     pub max_connections: Option<usize>,
+    /// Most requests that may be at work at a time, whatever they wait for.
+    pub max_requests_in_flight: Option<usize>,
+    /// Bytes that request messages and bodies at work may take together.
+    pub max_bytes_in_flight: Option<usize>,
     pub limits: Limits,
 }
 
@@ -50,9 +64,26 @@ pub(crate) struct App {
     pub(crate) connections: Gauge,
     pub(crate) in_flight: Gauge,
     pub(crate) requests: AtomicU64,
+    pub(crate) budget: Budget,
+    /// Where runs go that the network threads do not do themselves; there from the start on.
+    pub(crate) threads: OnceLock<Handle>,
 }
 
 impl App {
+    /// Whether there are more requests at work than there should be.
+    pub(crate) fn is_overloaded(&self) -> bool {
+        let most = self.settings.max_requests_in_flight.unwrap_or(DEFAULT_REQUESTS_IN_FLIGHT);
+        self.in_flight.value() > most as u64
+    }
+
+    /// Counts an answered request.
+    pub(crate) fn count(&self, model: &str, entry: Entry, outcome: Result<(), &Status>, took: Duration) {
+        if let Some(metrics) = &self.metrics {
+            let is_known = model.is_empty() || self.routes.current().models.contains_key(model);
+            metrics.answered(model, is_known, entry, outcome, took);
+        }
+    }
+
     /// Notes a request; it counts as in flight until the guard goes.
     pub(crate) fn begin_request(&self) -> GaugeGuard {
         self.requests.fetch_add(1, Ordering::Relaxed);
@@ -68,7 +99,8 @@ impl App {
         deadline: Option<Instant>,
     ) -> Result<Answer, Status> {
         let start = self.metrics.as_ref().map(|_| Instant::now());
-        let answer = servable.run(call, deadline).await?;
+        let threads = self.threads.get().ok_or_else(|| Status::internal("not started: this is a bug"))?;
+        let answer = servable.run(call, deadline, threads).await?;
         if let (Some(metrics), Some(start)) = (&self.metrics, start) {
             metrics.ran(answer.servable().name(), api, start.elapsed());
         }

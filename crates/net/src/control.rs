@@ -1,7 +1,7 @@
 //! Calls from the network that the control plane answers.
 
 use bytes::Bytes;
-use servable_core::Status;
+use servable_core::{Code, Status};
 use tokio::sync::oneshot;
 
 use crate::app::App;
@@ -27,5 +27,11 @@ pub(crate) async fn ask(app: &App, method: &'static str, request: Bytes) -> Resu
     app.control
         .try_send(ControlCall { method, request, answer })
         .map_err(|_| Status::resource_exhausted(format!("too many {method} calls are waiting")))?;
-    answered.await.unwrap_or_else(|_| Err(Status::internal(format!("{method} was dropped without an answer"))))
+    tokio::select! {
+        answer = answered => {
+            answer.unwrap_or_else(|_| Err(Status::internal(format!("{method} was dropped without an answer"))))
+        }
+        // It may wait for models that do not come; the drain must not wait for it.
+        () = app.health.drained() => Err(Status::new(Code::Unavailable, "the server is stopping")),
+    }
 }

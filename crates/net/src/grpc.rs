@@ -12,9 +12,10 @@ use hyper::body::Incoming;
 use prost::Message;
 use prost_types::Any;
 use servable_core::examples::Task;
-use servable_core::predict::bind;
+use servable_core::predict::{Call, bind};
 use servable_core::routes::Choice;
-use servable_core::servable::Answer;
+use servable_core::servable::{Answer, Servable};
+use servable_core::signature::DEFAULT_SIGNATURE;
 use servable_core::{Code, Status};
 use servable_wire::messages::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};
 use servable_wire::messages::tensorflow::serving::model_spec::VersionChoice;
@@ -27,7 +28,8 @@ use servable_wire::tensor::Form;
 use tonic::codec::{BufferSettings, Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::{Grpc, ServerStreamingService, UnaryService};
 
-use crate::app::{App, PREDICT};
+use crate::app::{self, App, PREDICT};
+use crate::body::{OneMessage, Share};
 use crate::control;
 use crate::health::Health;
 use crate::inference;
@@ -37,6 +39,8 @@ use crate::metrics::Entry;
 const LONGEST_MESSAGE: usize = 1024;
 const CUT: &str = "...TRUNCATED";
 
+const SMALL_MESSAGE_BYTES: usize = 16 << 20;
+
 const SIGNATURE_DEF: &str = "signature_def";
 const SIGNATURE_MAP_URL: &str = "type.googleapis.com/tensorflow.serving.SignatureDefMap";
 
@@ -44,13 +48,14 @@ pub(crate) type GrpcResponse = Response<tonic::body::Body>;
 
 /// Answers one call.
 pub(crate) async fn handle(app: Arc<App>, request: Request<Incoming>) -> GrpcResponse {
-    let _in_flight = app.begin_request();
     let deadline = request.headers().get("grpc-timeout").and_then(|value| deadline(value.as_bytes()));
     let path = request.uri().path();
     if let Some(method) = path.strip_prefix("/tensorflow.serving.PredictionService/") {
         return match method {
             "Predict" => unary(&app, request, |app, message| predict(app, message, deadline)).await,
-            "GetModelMetadata" => unary(&app, request, |app, message| async move { metadata(&app, &message) }).await,
+            "GetModelMetadata" => {
+                small_unary(&app, request, |app, message| async move { metadata(&app, &message) }).await
+            }
             "Classify" => {
                 unary(&app, request, |app, message| inference::run_task(app, message, Task::Classify, deadline)).await
             }
@@ -63,17 +68,22 @@ pub(crate) async fn handle(app: Arc<App>, request: Request<Incoming>) -> GrpcRes
     }
     match path {
         "/tensorflow.serving.ModelService/GetModelStatus" => {
-            unary(&app, request, |app, message| async move { model_status(&app, &message) }).await
+            small_unary(&app, request, |app, message| async move { model_status(&app, &message) }).await
         }
-        "/tensorflow.serving.ModelService/HandleReloadConfigRequest" => unary(&app, request, reload).await,
+        "/tensorflow.serving.ModelService/HandleReloadConfigRequest" => small_unary(&app, request, reload).await,
         "/grpc.health.v1.Health/Check" if app.settings.health_service => {
-            unary(&app, request, |app, message| async move { check_health(&app, &message) }).await
+            small_unary(&app, request, |app, message| async move { check_health(&app, &message) }).await
         }
         "/grpc.health.v1.Health/Watch" if app.settings.health_service => {
             grpc(&app).server_streaming(WatchHealth(Arc::clone(&app)), request).await
         }
         _ => refused(format!("{path} is not served here")),
     }
+}
+
+/// What a call that is one too many is answered.
+pub(crate) fn overloaded() -> GrpcResponse {
+    edge_status(&app::overloaded()).into_http()
 }
 
 /// What a call that panicked is answered; the connection and its other calls live on.
@@ -86,7 +96,7 @@ fn refused(message: String) -> GrpcResponse {
 }
 
 /// The status as gRPC has it.
-fn edge_status(status: &Status) -> tonic::Status {
+pub(crate) fn edge_status(status: &Status) -> tonic::Status {
     let code = tonic::Code::from_i32(status.code as i32);
     let message = &status.message;
     if message.len() <= LONGEST_MESSAGE {
@@ -123,27 +133,33 @@ fn grpc(app: &App) -> Grpc<Frames> {
         .accept_compressed(CompressionEncoding::Deflate)
 }
 
+/// A call whose message is as large as its tensors.
 async fn unary<F, R>(app: &Arc<App>, request: Request<Incoming>, handler: F) -> GrpcResponse
 where
     F: FnOnce(Arc<App>, Bytes) -> R + Send,
     R: Future<Output = Result<Reply, Status>> + Send,
 {
-    let response = grpc(app).unary(Unary(Some((handler, Arc::clone(app)))), request).await;
-    if is_too_large(&response) {
-        let most = app.settings.limits.max_message_bytes;
-        let message = format!(
-            "the request message is larger than {most} bytes, the most that this server takes (max_message_bytes)"
-        );
-        return edge_status(&Status::resource_exhausted(message)).into_http();
-    }
-    response
+    unary_up_to(app.settings.limits.max_message_bytes, app, request, handler).await
 }
 
-/// Whether tonic refused the message for its size, which it calls `OUT_OF_RANGE`; gRPC's other servers do not.
-fn is_too_large(response: &GrpcResponse) -> bool {
-    const OUT_OF_RANGE: &[u8] = b"11";
-    let header = |name| response.headers().get(name).map_or(&b""[..], |value| value.as_bytes());
-    header("grpc-status") == OUT_OF_RANGE && header("grpc-message").starts_with(b"Error,%20decoded%20message%20length")
+/// A call whose message holds names and numbers; decoded, they take many times the room.
+async fn small_unary<F, R>(app: &Arc<App>, request: Request<Incoming>, handler: F) -> GrpcResponse
+where
+    F: FnOnce(Arc<App>, Bytes) -> R + Send,
+    R: Future<Output = Result<Reply, Status>> + Send,
+{
+    unary_up_to(app.settings.limits.max_message_bytes.min(SMALL_MESSAGE_BYTES), app, request, handler).await
+}
+
+async fn unary_up_to<F, R>(most: usize, app: &Arc<App>, request: Request<Incoming>, handler: F) -> GrpcResponse
+where
+    F: FnOnce(Arc<App>, Bytes) -> R + Send,
+    R: Future<Output = Result<Reply, Status>> + Send,
+{
+    // Held until the answer is there: what the handler works on is still the message.
+    let share = Arc::new(Share::of(&app.budget));
+    let request = request.map(|body| OneMessage::new(body, Arc::clone(&share), most));
+    grpc(app).unary(Unary(Some((handler, Arc::clone(app)))), request).await
 }
 
 /// A handler of one call, in the shape that tonic wants.
@@ -234,34 +250,36 @@ impl Decoder for Frames {
 
 async fn predict(app: Arc<App>, message: Bytes, deadline: Option<Instant>) -> Result<Reply, Status> {
     const ENTRY: Entry = Entry { api: PREDICT, entrypoint: "GRPC" };
-    let Some(metrics) = &app.metrics else {
-        return predict_uncounted(&app, &message, deadline).await;
-    };
     let start = Instant::now();
-    let outcome = predict_uncounted(&app, &message, deadline).await;
-    let view = PredictView::read(&message).unwrap_or_default();
-    let model = view.spec.as_ref().map_or("", |spec| spec.name);
-    metrics.answered(model, ENTRY, outcome.as_ref().map(|_| ()), start.elapsed());
-    outcome
+    let (model, bound) = match PredictView::read(&message) {
+        Ok(request) => {
+            let model = request.spec.as_ref().map_or_else(String::new, |spec| spec.name.to_owned());
+            (model, bind_predict(&app, request))
+        }
+        Err(malformed) => (String::new(), Err(malformed.into())),
+    };
+    let outcome = match bound {
+        Ok((servable, call)) => app.run(servable, call, PREDICT, deadline).await,
+        Err(status) => Err(status),
+    };
+    app.count(&model, ENTRY, outcome.as_ref().map(|_| ()), start.elapsed());
+    let form = if app.settings.tensor_content { Form::Content } else { Form::Typed };
+    outcome.map(|answer| Reply::Predict(answer, form))
 }
 
-async fn predict_uncounted(app: &App, message: &Bytes, deadline: Option<Instant>) -> Result<Reply, Status> {
-    let (servable, call) = {
-        let request = PredictView::read(message)?;
-        let spec = request.spec.ok_or_else(missing_spec)?;
-        let servable = app.routes.current().resolve(spec.name, &spec.choice)?;
-        let signature = servable.signature(spec.signature_name).ok_or_else(|| {
-            let name = if spec.signature_name.is_empty() { "serving_default" } else { spec.signature_name };
-            Status::failed_precondition(format!("Serving signature key \"{name}\" not found."))
-        })?;
-        app.check_method_name(signature)?;
-        let limits = &app.settings.limits;
-        let call =
-            bind(signature, request.inputs, &request.output_filter, |slot, view| view.to_tensor(&slot.name, limits))?;
-        (servable, call)
-    };
-    let form = if app.settings.tensor_content { Form::Content } else { Form::Typed };
-    Ok(Reply::Predict(app.run(servable, call, PREDICT, deadline).await?, form))
+fn bind_predict(app: &App, request: PredictView<'_>) -> Result<(Arc<Servable>, Call), Status> {
+    request.check_names()?;
+    let spec = request.spec.ok_or_else(missing_spec)?;
+    let servable = app.routes.current().resolve(spec.name, &spec.choice)?;
+    let signature = servable.signature(spec.signature_name).ok_or_else(|| {
+        let name = if spec.signature_name.is_empty() { DEFAULT_SIGNATURE } else { spec.signature_name };
+        Status::failed_precondition(format!("Serving signature key \"{name}\" not found."))
+    })?;
+    app.check_method_name(signature)?;
+    let limits = &app.settings.limits;
+    let call =
+        bind(signature, request.inputs, &request.output_filter, |slot, view| view.to_tensor(&slot.name, limits))?;
+    Ok((servable, call))
 }
 
 pub(crate) fn missing_spec() -> Status {

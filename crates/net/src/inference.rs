@@ -30,13 +30,10 @@ pub(crate) async fn run_task(
     deadline: Option<Instant>,
 ) -> Result<Reply, Status> {
     let start = Instant::now();
-    let outcome = run_task_uncounted(&app, &message, task, deadline).await;
-    if let Some(metrics) = &app.metrics {
-        let request = TaskView::read(&message).unwrap_or_default();
-        let model = request.spec.as_ref().map_or("", |spec| spec.name);
-        let entry = Entry { api: task.api(), entrypoint: "GRPC" };
-        metrics.answered(model, entry, outcome.as_ref().map(|_| ()), start.elapsed());
-    }
+    let mut model = String::new();
+    let outcome = run_task_uncounted(&app, &message, task, deadline, &mut model).await;
+    let entry = Entry { api: task.api(), entrypoint: "GRPC" };
+    app.count(&model, entry, outcome.as_ref().map(|_| ()), start.elapsed());
     outcome
 }
 
@@ -45,10 +42,12 @@ async fn run_task_uncounted(
     message: &Bytes,
     task: Task,
     deadline: Option<Instant>,
+    model: &mut String,
 ) -> Result<Reply, Status> {
     let (servable, signature_name, examples) = {
         let request = TaskView::read(message)?;
         let spec = request.spec.ok_or_else(missing_spec)?;
+        spec.name.clone_into(model);
         let servable = app.routes.current().resolve(spec.name, &spec.choice)?;
         let signature = servable.signature(spec.signature_name).ok_or_else(|| {
             let name = if spec.signature_name.is_empty() { DEFAULT_SIGNATURE } else { spec.signature_name };

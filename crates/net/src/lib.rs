@@ -2,6 +2,7 @@
 
 mod app;
 mod authority;
+mod body;
 mod control;
 mod grpc;
 mod health;

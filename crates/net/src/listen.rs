@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use http::Response;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -21,6 +22,7 @@ use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::sync::{Semaphore, watch};
 
 use crate::app::App;
+use crate::body::Sent;
 use crate::shard::{Accepted, Shards, Stream};
 use crate::{grpc, rest};
 
@@ -35,6 +37,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 const CONCURRENT_STREAMS: u32 = 1024;
+// A client that has vanished must not hold its connection for ever.
+const PING_INTERVAL: Duration = Duration::from_secs(60);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
 const HEADER_LIST_BYTES: u32 = 64 << 10;
 
 /// Which protocol a listener speaks.
@@ -126,12 +131,12 @@ impl Acceptor {
     {
         loop {
             let next = async {
-                // No room: further clients wait in the kernel's backlog.
-                let room = Arc::clone(&self.room).acquire_owned();
-                let permit = room.await.expect("the semaphore is never closed: this is a bug");
-                accept().await.map(|stream| (stream, permit))
+                let stream = accept().await?;
+                // No room: this one waits, and further clients in the kernel's backlog.
+                let permit = Arc::clone(&self.room).acquire_owned().await;
+                Ok((stream, permit.expect("the semaphore is never closed: this is a bug")))
             };
-            let accepted = tokio::select! {
+            let accepted: io::Result<_> = tokio::select! {
                 accepted = next => accepted,
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             };
@@ -169,7 +174,10 @@ where
             let service = service_fn(move |request| {
                 let app = Arc::clone(&app);
                 // Boxed: the whole of a call's state is moved several times on its way into a task.
-                Box::pin(async move { Ok::<_, Infallible>(survive(grpc::handle(app, request), grpc::panicked).await) })
+                Box::pin(async move {
+                    let handler = grpc::handle(Arc::clone(&app), request);
+                    Ok::<_, Infallible>(answer(&app, handler, grpc::overloaded, grpc::panicked).await)
+                })
             });
             let connection = http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
@@ -177,6 +185,8 @@ where
                 .initial_connection_window_size(CONNECTION_WINDOW)
                 .max_concurrent_streams(CONCURRENT_STREAMS)
                 .max_header_list_size(HEADER_LIST_BYTES)
+                .keep_alive_interval(PING_INTERVAL)
+                .keep_alive_timeout(PING_TIMEOUT)
                 .auto_date_header(false)
                 .serve_connection(stream, service);
             let _ = watcher.watch(connection).await;
@@ -184,7 +194,10 @@ where
         Protocol::Rest => {
             let service = service_fn(move |request| {
                 let app = Arc::clone(&app);
-                Box::pin(async move { Ok::<_, Infallible>(survive(rest::handle(app, request), rest::panicked).await) })
+                Box::pin(async move {
+                    let handler = rest::handle(Arc::clone(&app), request);
+                    Ok::<_, Infallible>(answer(&app, handler, rest::overloaded, rest::panicked).await)
+                })
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -194,6 +207,18 @@ where
             let _ = watcher.watch(connection).await;
         }
     }
+}
+
+/// The answer to a request, which is in flight until all of it is sent. One too many is refused before it is looked at.
+async fn answer<B>(
+    app: &App,
+    handler: impl Future<Output = Response<B>>,
+    overloaded: fn() -> Response<B>,
+    panicked: fn() -> Response<B>,
+) -> Response<Sent<B>> {
+    let in_flight = app.begin_request();
+    let response = if app.is_overloaded() { overloaded() } else { survive(handler, panicked).await };
+    response.map(|body| Sent::new(body, in_flight))
 }
 
 /// A handler that panics costs its request, nothing else. The panic itself has been printed by then.

@@ -47,9 +47,16 @@ impl Metrics {
     }
 
     /// A request has been answered.
-    pub(crate) fn answered(&self, model: &str, entry: Entry, outcome: Result<(), &Status>, took: Duration) {
+    pub(crate) fn answered(
+        &self,
+        model: &str,
+        is_known: bool,
+        entry: Entry,
+        outcome: Result<(), &Status>,
+        took: Duration,
+    ) {
         let code = outcome.map_or_else(|status| status.code, |()| Code::Ok);
-        let model = if code == Code::NotFound { self.bounded(model) } else { model };
+        let model = if is_known { model } else { self.bounded(model) };
         self.requests.with_label_values(&[model, code.name()]).inc();
         if outcome.is_ok() {
             self.latency.with_label_values(&[model, entry.api, entry.entrypoint]).observe(microseconds(took));
@@ -155,7 +162,7 @@ mod tests {
         let entry = Entry { api: "Predict", entrypoint: "GRPC" };
         for number in 0..1000 {
             let status = Status::not_found("no");
-            metrics.answered(&format!("m{number}"), entry, Err(&status), Duration::ZERO);
+            metrics.answered(&format!("m{number}"), false, entry, Err(&status), Duration::ZERO);
         }
         let page = metrics.page();
         assert_eq!(page.lines().filter(|line| line.contains("NOT_FOUND")).count(), MOST_UNKNOWN_NAMES + 1);
@@ -166,7 +173,7 @@ mod tests {
     fn the_page_looks_as_dashboards_expect() {
         let metrics = Metrics::new().expect("names are valid");
         assert_eq!(metrics.page().lines().count(), 3, "types are there before the first request");
-        metrics.answered("m\"", Entry { api: "predict", entrypoint: "REST" }, Ok(()), Duration::from_micros(11));
+        metrics.answered("m\"", true, Entry { api: "predict", entrypoint: "REST" }, Ok(()), Duration::from_micros(11));
         let page = metrics.page();
         for line in [
             ":tensorflow:serving:request_count{model_name=\"m\\\"\",status=\"OK\"} 1",

@@ -2,13 +2,13 @@
 
 use std::io::Read;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use servable_core::examples::Task;
 use servable_core::predict::{Call, bind};
@@ -18,18 +18,25 @@ use servable_core::{Code, Status, Tensor};
 use servable_wire::json::{self, Document, Format};
 use servable_wire::target::{self, Target, TargetError, Verb};
 
-use crate::app::{App, PREDICT};
+use crate::app::{self, App, PREDICT};
+use crate::body::{Share, Whole};
 use crate::metrics::{Entry, Metrics};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain");
 const HTML: HeaderValue = HeaderValue::from_static("text/html");
 
-pub(crate) type RestResponse = Response<Full<Bytes>>;
+pub(crate) type RestResponse = Response<Whole>;
+
+/// How long a client may take for the next part of a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+/// A body of undeclared length takes from the budget in steps of at least this.
+const BODY_STEP: usize = 64 << 10;
+/// Most room that is made on a declaration alone.
+const BODY_ROOM: usize = 16 << 20;
 
 /// Answers one request.
 pub(crate) async fn handle(app: Arc<App>, request: Request<Incoming>) -> RestResponse {
-    let _in_flight = app.begin_request();
     let target = target_text(&request);
     if let Some(path) = &app.settings.metrics_path
         && request.uri().path() == path
@@ -65,6 +72,11 @@ pub(crate) async fn handle(app: Arc<App>, request: Request<Incoming>) -> RestRes
     response
 }
 
+/// What a request that is one too many is answered.
+pub(crate) fn overloaded() -> RestResponse {
+    error(&app::overloaded())
+}
+
 /// What a request that panicked is answered.
 pub(crate) fn panicked() -> RestResponse {
     error(&Status::internal("the handler of this request failed; the server's log says where"))
@@ -98,10 +110,8 @@ async fn answer(app: Arc<App>, request: Request<Incoming>, target: &str) -> Rest
         Method::HEAD | Method::PUT | Method::DELETE | Method::PATCH => (String::new(), "", Err(malformed(&method))),
         _ => return html(StatusCode::NOT_IMPLEMENTED),
     };
-    if let Some(metrics) = &app.metrics {
-        let entry = Entry { api, entrypoint: "REST" };
-        metrics.answered(&model, entry, outcome.as_ref().map(|_| ()), start.elapsed());
-    }
+    let entry = Entry { api, entrypoint: "REST" };
+    app.count(&model, entry, outcome.as_ref().map(|_| ()), start.elapsed());
     match outcome {
         Ok(body) => response(StatusCode::OK, JSON, body),
         Err(status) => error(&status),
@@ -144,7 +154,9 @@ fn question(app: &App, target: &Target) -> Result<Vec<u8>, Status> {
 
 async fn infer(app: &App, target: Target, request: Request<Incoming>) -> Result<Vec<u8>, Status> {
     let compressed = is_gzip(&request);
-    let body = read_body(request.into_body(), app.settings.limits.max_body_bytes).await?;
+    // Held until the answer is there.
+    let share = Share::of(&app.budget);
+    let body = read_body(request.into_body(), app.settings.limits.max_body_bytes, &share).await?;
     let body = if compressed { decompressed(&body, app.settings.limits.max_decompressed_bytes) } else { body };
     let deadline = app.settings.rest_timeout.map(|timeout| Instant::now() + timeout);
     let task = match target.verb {
@@ -207,20 +219,41 @@ fn is_gzip(request: &Request<Incoming>) -> bool {
     coding.and_then(|coding| coding.to_str().ok()).is_some_and(|coding| coding.contains("gzip"))
 }
 
-/// The whole body, of which a declared length beyond the limit is refused before anything is read.
-async fn read_body(body: Incoming, most: usize) -> Result<Bytes, Status> {
+/// The whole body. What it declares or turns out to be beyond the limit is refused, before room is made for it.
+async fn read_body(mut body: Incoming, most: usize, share: &Share) -> Result<Bytes, Status> {
     let too_large = || {
         Status::resource_exhausted(format!(
             "the request body is larger than {most} bytes, the most that this server takes (max_body_bytes)"
         ))
     };
-    if body.size_hint().lower() > most as u64 {
+    let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if declared > most {
         return Err(too_large());
     }
-    match Limited::new(body, most).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(failure) if failure.is::<LengthLimitError>() => Err(too_large()),
-        Err(failure) => Err(Status::new(Code::Cancelled, format!("the request body broke off: {failure}"))),
+    share.take(declared)?;
+    let mut whole = Vec::with_capacity(declared.min(BODY_ROOM));
+    let mut taken = declared;
+    loop {
+        let frame = tokio::time::timeout(BODY_TIMEOUT, body.frame()).await.map_err(|_| {
+            let seconds = BODY_TIMEOUT.as_secs();
+            Status::new(Code::Cancelled, format!("the request body did not go on for {seconds} s"))
+        })?;
+        let Some(frame) = frame else { return Ok(whole.into()) };
+        let frame =
+            frame.map_err(|failure| Status::new(Code::Cancelled, format!("the request body broke off: {failure}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if whole.is_empty() && body.is_end_stream() {
+            return if data.len() > most { Err(too_large()) } else { Ok(data) };
+        }
+        if whole.len() + data.len() > most {
+            return Err(too_large());
+        }
+        if whole.len() + data.len() > taken {
+            let more = (whole.len() + data.len()).max(BODY_STEP);
+            share.take(more)?;
+            taken += more;
+        }
+        whole.extend_from_slice(&data);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper_util::server::graceful::GracefulShutdown;
@@ -13,17 +13,23 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::app::{App, Gauge, Settings};
+use crate::body::Budget;
 use crate::control::ControlCall;
 use crate::health::Health;
 use crate::listen::{Acceptor, Bound, DEFAULT_CONNECTIONS, Protocol};
 use crate::metrics::Metrics;
-use crate::shard::Shards;
+use crate::shard::{STACK_BYTES, Shards};
 
+const DEFAULT_BYTES_IN_FLIGHT: usize = 2 << 30;
+/// Runs at a time outside the network threads.
+const DEFAULT_RUNS: usize = 512;
 /// Calls that may wait for the control plane.
 const WAITING_CALLS: usize = 64;
 /// How often a wait for such a call looks whether the server has stopped.
 const STOP_CHECK: Duration = Duration::from_millis(100);
 
+/// Beyond any wait that makes sense, and within what clocks can add up.
+const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
 /// What clients have, after the last request, to take its answer.
 const LAST_BYTES: Duration = Duration::from_secs(3);
 
@@ -70,6 +76,7 @@ impl Server {
     pub fn new(settings: Settings) -> Result<Self, Status> {
         let metrics = settings.metrics_path.as_ref().map(|_| Metrics::new()).transpose();
         let metrics = metrics.map_err(|error| Status::internal(format!("metrics cannot be set up: {error}")))?;
+        let budget = Budget::new(settings.max_bytes_in_flight.unwrap_or(DEFAULT_BYTES_IN_FLIGHT));
         let (control, calls) = mpsc::sync_channel(WAITING_CALLS);
         let app = App {
             settings,
@@ -80,6 +87,8 @@ impl Server {
             connections: Gauge::default(),
             in_flight: Gauge::default(),
             requests: AtomicU64::new(0),
+            budget,
+            threads: OnceLock::new(),
         };
         Ok(Self { app: Arc::new(app), phase: Mutex::new(Phase::New), calls: Mutex::new(calls) })
     }
@@ -95,15 +104,23 @@ impl Server {
         let Phase::New = *phase else {
             return Err(Status::failed_precondition("the server has been started before"));
         };
-        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().thread_name("servable-accept").build();
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(self.app.settings.max_threads.unwrap_or(DEFAULT_RUNS).max(1))
+            .thread_stack_size(STACK_BYTES)
+            .thread_name("servable-run")
+            .enable_all()
+            .build();
         let runtime =
             runtime.map_err(|error| Status::internal(format!("the accepting thread cannot be started: {error}")))?;
         let bound = runtime.block_on(self.bind())?;
+        self.app.threads.get_or_init(|| runtime.handle().clone());
         let shards = Arc::new(Shards::start(&self.app)?);
         let mut ports = Ports::default();
         let (stopping, _) = watch::channel(false);
         let graceful = Arc::new(GracefulShutdown::new());
-        let room = Arc::new(Semaphore::new(self.app.settings.max_connections.unwrap_or(DEFAULT_CONNECTIONS)));
+        let room = self.app.settings.max_connections.unwrap_or(DEFAULT_CONNECTIONS).min(Semaphore::MAX_PERMITS);
+        let room = Arc::new(Semaphore::new(room));
         let mut listeners = Vec::with_capacity(bound.len());
         for (protocol, listener) in bound {
             match protocol {
@@ -156,7 +173,7 @@ impl Server {
 
     /// Waits for the next call that the control plane has to answer; `None` after the timeout or once stopped.
     pub fn next_call(&self, timeout: Duration) -> Option<ControlCall> {
-        let end = Instant::now() + timeout;
+        let end = Instant::now() + timeout.min(LONGEST_WAIT);
         let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         while !self.has_stopped() {
             let left = end.saturating_duration_since(Instant::now());
@@ -195,7 +212,7 @@ impl Server {
         let Phase::Running(Running { runtime, shards, stopping, listeners, graceful, .. }) = phase else {
             return true;
         };
-        let end = Instant::now() + deadline;
+        let end = Instant::now() + deadline.min(LONGEST_WAIT);
         stopping.send_replace(true);
         let drained = runtime.block_on(async {
             let drain = async {

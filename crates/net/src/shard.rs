@@ -8,20 +8,21 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper_util::server::graceful::Watcher;
 use servable_core::Status;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::app::{App, Gauge};
+use crate::app::{App, Gauge, GaugeGuard};
 use crate::authority::TidyAuthority;
 use crate::listen::{Protocol, serve_connection};
 
+/// TensorFlow's kernels expect as much as a thread usually has.
+pub(crate) const STACK_BYTES: usize = 8 << 20;
 /// What is given to tasks that were cut off, so that they can leave in order.
 const LAST_MOMENT: Duration = Duration::from_millis(200);
-const DEFAULT_BLOCKING_THREADS: usize = 512;
 /// How long a connection may stay open before anything comes over it; clients open some in advance.
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -34,6 +35,9 @@ pub(crate) struct Accepted {
     pub(crate) permit: OwnedSemaphorePermit,
 }
 
+/// A connection and its share in its thread's count, which begins when it is handed over.
+type Handed = (Accepted, GaugeGuard);
+
 pub(crate) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
@@ -43,7 +47,7 @@ pub(crate) enum Stream {
 pub(crate) struct Shards(Vec<Shard>);
 
 struct Shard {
-    inbox: mpsc::UnboundedSender<Accepted>,
+    inbox: mpsc::UnboundedSender<Handed>,
     connections: Gauge,
     thread: JoinHandle<()>,
 }
@@ -53,65 +57,54 @@ impl Shards {
     pub(crate) fn start(app: &Arc<App>) -> Result<Self, Status> {
         let failed = |error: io::Error| Status::internal(format!("network threads cannot be started: {error}"));
         let count = thread::available_parallelism().map_or(1, usize::from);
-        let blocking = app.settings.max_threads.unwrap_or(DEFAULT_BLOCKING_THREADS).div_ceil(count).max(1);
-        let shards = (0..count).map(|_| Shard::start(app, blocking)).collect::<io::Result<_>>();
+        let shards = (0..count).map(|_| Shard::start(app)).collect::<io::Result<_>>();
         shards.map(Self).map_err(failed)
     }
 
     /// Hands a connection to the thread that has the fewest. A thread that is gone drops it, which closes it.
     pub(crate) fn take(&self, accepted: Accepted) {
         if let Some(shard) = self.0.iter().min_by_key(|shard| shard.connections.value()) {
-            let _ = shard.inbox.send(accepted);
+            let _ = shard.inbox.send((accepted, shard.connections.enter()));
         }
     }
 
-    /// Ends all threads, and with them what is left of their connections.
+    /// Ends all threads, and with them what is left of their connections. One that a run keeps busy ends after that.
     pub(crate) fn end(self) {
         let threads: Vec<_> = self.0.into_iter().map(|shard| shard.thread).collect(); // drops the inboxes
-        for thread in threads {
-            // One that panicked has ended as well.
-            let _ = thread.join();
+        let end = Instant::now() + LAST_MOMENT;
+        while Instant::now() < end && !threads.iter().all(JoinHandle::is_finished) {
+            thread::sleep(Duration::from_millis(1));
         }
     }
 }
 
 impl Shard {
-    fn start(app: &Arc<App>, blocking_threads: usize) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(blocking_threads)
-            .thread_name("servable-run")
-            .build()?;
+    fn start(app: &Arc<App>) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
         let (inbox, accepted) = mpsc::unbounded_channel();
         let connections = Gauge::default();
         let work = {
-            let (app, connections) = (Arc::clone(app), connections.clone());
-            move || own_connections(runtime, accepted, &app, &connections)
+            let app = Arc::clone(app);
+            move || own_connections(&runtime, accepted, &app)
         };
-        let thread = thread::Builder::new().name("servable-net".to_owned()).spawn(work)?;
+        let thread = thread::Builder::new().name("servable-net".to_owned()).stack_size(STACK_BYTES).spawn(work)?;
         Ok(Self { inbox, connections, thread })
     }
 }
 
 /// Serves what comes in until nothing can come any more.
-fn own_connections(
-    runtime: Runtime,
-    mut accepted: mpsc::UnboundedReceiver<Accepted>,
-    app: &Arc<App>,
-    connections: &Gauge,
-) {
+fn own_connections(runtime: &Runtime, mut accepted: mpsc::UnboundedReceiver<Handed>, app: &Arc<App>) {
     runtime.block_on(async {
-        while let Some(Accepted { stream, protocol, watcher, permit }) = accepted.recv().await {
-            let (app, open) = (Arc::clone(app), (connections.enter(), permit));
+        while let Some((Accepted { stream, protocol, watcher, permit }, open)) = accepted.recv().await {
+            let app = Arc::clone(app);
             tokio::spawn(async move {
                 let _all = app.connections.enter();
                 // A connection that breaks is the client's affair: it is not worth a word.
                 let _ = serve(stream, &app, protocol, watcher).await;
-                drop(open);
+                drop((open, permit));
             });
         }
     });
-    runtime.shutdown_timeout(LAST_MOMENT);
 }
 
 async fn serve(stream: Stream, app: &Arc<App>, protocol: Protocol, watcher: Watcher) -> io::Result<()> {

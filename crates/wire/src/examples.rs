@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use servable_core::tensor::PackedStrings;
 use servable_core::{Limits, Shape, Status, Tensor};
 
 use crate::fields::{Field, Fields, Malformed};
@@ -136,7 +136,12 @@ impl<'a> ExamplesView<'a> {
                 limits.max_repeated_bytes
             )));
         }
-        let strings: Vec<Bytes> = self.examples.iter().map(|example| [&context, *example].concat().into()).collect();
+        let mut strings = PackedStrings::default();
+        strings.bytes.reserve(repeated + self.examples.iter().map(|example| example.len()).sum::<usize>());
+        for example in &self.examples {
+            strings.bytes.extend_from_slice(&context);
+            strings.push(example);
+        }
         let shape = Shape::new([count as i64]).ok_or_else(|| Status::internal("a count is a shape: this is a bug"))?;
         Tensor::strings(shape, Arc::new(strings))
     }

@@ -1,8 +1,8 @@
 //! `PredictRequest` and `PredictResponse`.
 
 use bytes::BufMut;
-use servable_core::Tensor;
 use servable_core::routes::Choice;
+use servable_core::{Status, Tensor};
 
 use crate::fields::{Field, Fields, Malformed};
 use crate::tensor::{Form, TensorView, TensorWriter, delimited, start};
@@ -22,6 +22,9 @@ mod number {
     pub(super) const ENTRY_VALUE: u32 = 2;
 }
 
+/// Inputs, and outputs asked for, that a request may name: far more than any signature has.
+const MOST_NAMES: usize = 4096;
+
 /// A `ModelSpec` in place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SpecView<'a> {
@@ -37,6 +40,8 @@ pub struct PredictView<'a> {
     pub spec: Option<SpecView<'a>>,
     pub inputs: Vec<(&'a str, TensorView<'a>)>,
     pub output_filter: Vec<&'a str>,
+    /// Whether there were more names than anybody needs; those beyond were not kept.
+    has_too_many: bool,
 }
 
 impl<'a> SpecView<'a> {
@@ -70,6 +75,9 @@ impl<'a> PredictView<'a> {
                 (number::REQUEST_SPEC, value) => {
                     request.spec.get_or_insert_default().merge(value.bytes()?)?;
                 }
+                (number::REQUEST_INPUTS | number::REQUEST_FILTER, _) if request.is_full() => {
+                    request.has_too_many = true;
+                }
                 (number::REQUEST_INPUTS, value) => request.add_input(value)?,
                 (number::REQUEST_FILTER, value) => request.output_filter.push(value.text()?),
                 _ => {}
@@ -77,6 +85,20 @@ impl<'a> PredictView<'a> {
         }
         request.keep_last_of_each_name();
         Ok(request)
+    }
+
+    /// `RESOURCE_EXHAUSTED` for a request that names more inputs or outputs than any model has.
+    pub fn check_names(&self) -> Result<(), Status> {
+        if self.has_too_many {
+            let text =
+                format!("the request names more than {MOST_NAMES} inputs and outputs, the most that this server takes");
+            return Err(Status::resource_exhausted(text));
+        }
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.inputs.len() + self.output_filter.len() >= MOST_NAMES
     }
 
     fn add_input(&mut self, entry: Field<'a>) -> Result<(), Malformed> {
@@ -227,6 +249,17 @@ mod tests {
         assert_eq!(view.inputs.len(), 1);
         let tensor = view.inputs[0].1.to_tensor("x", &Limits::default()).expect("valid");
         assert_eq!(tensor.bytes(), 2.0_f32.to_le_bytes());
+    }
+
+    #[test]
+    fn names_beyond_all_need_are_not_kept() {
+        let view = |count: usize| {
+            let bytes = b"\x12\0\x1a\0".repeat(count);
+            let view = PredictView::read(&bytes).expect("well formed");
+            (view.inputs.len() + view.output_filter.len(), view.check_names().is_ok())
+        };
+        assert_eq!(view(MOST_NAMES / 2), (MOST_NAMES / 2 + 1, true), "the inputs have one name");
+        assert_eq!(view(MOST_NAMES), (MOST_NAMES / 2 + 1, false));
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes};
+use bytes::BufMut;
 use prost::encoding::{WireType, decode_varint, encode_key, encode_varint, encoded_len_varint, key_len};
-use servable_core::tensor::{AlignedBytes, aligned_bytes};
+use servable_core::tensor::{AlignedBytes, PackedStrings, aligned_bytes};
 use servable_core::{DataType, Limits, Shape, Status, Tensor};
 use smallvec::SmallVec;
 
@@ -15,6 +15,8 @@ mod number {
     pub(super) const SHAPE: u32 = 2;
     pub(super) const CONTENT: u32 = 4;
     pub(super) const STRING_VAL: u32 = 8;
+    /// Typed values of all kinds; what else may stand between is skipped by those who look for their own number.
+    pub(super) const VALUES: std::ops::RangeInclusive<u32> = 5..=18;
     pub(super) const SHAPE_DIM: u32 = 2;
     pub(super) const DIM_SIZE: u32 = 1;
 }
@@ -74,7 +76,8 @@ impl<'a> TensorView<'a> {
                 (number::DTYPE, value) => self.dtype = value.varint()? as i32,
                 (number::SHAPE, value) => self.merge_shape(value.bytes()?)?,
                 (number::CONTENT, value) => self.content = value.bytes()?,
-                (number, value) => self.values.push((number, value)),
+                (number, value) if number::VALUES.contains(&number) => self.values.push((number, value)),
+                _ => {}
             }
         }
         Ok(())
@@ -103,16 +106,16 @@ impl<'a> TensorView<'a> {
         let parse_error = || Status::invalid_argument(format!("tensor parsing error: {name}"));
         let dtype = DataType::from_number(self.dtype).ok_or_else(parse_error)?;
         let shape = Shape::new(self.sizes.iter().copied()).ok_or_else(parse_error)?;
-        let elements = shape.elements();
-        if elements > limits.max_tensor_elements {
+        let (elements, extent) = (shape.elements(), shape.extent());
+        if extent > limits.max_tensor_elements {
             return Err(Status::resource_exhausted(format!(
-                "input {name} has {elements} elements; this server takes at most {} (max_tensor_elements)",
+                "input {name} has {extent} elements; this server takes at most {} (max_tensor_elements)",
                 limits.max_tensor_elements
             )));
         }
         if dtype == DataType::String {
             let strings = if elements == 0 {
-                Vec::new()
+                PackedStrings::default()
             } else if self.content.is_empty() {
                 self.typed_strings(name, elements, limits)?
             } else {
@@ -162,15 +165,16 @@ impl<'a> TensorView<'a> {
         Ok(bytes)
     }
 
-    fn typed_strings(&self, name: &str, elements: usize, limits: &Limits) -> Result<Vec<Bytes>, Status> {
-        let given = self.chunks(number::STRING_VAL).count();
-        check_repeated(name, elements.saturating_sub(given).saturating_mul(size_of::<Bytes>()), limits)?;
-        let mut strings = Vec::with_capacity(elements);
+    fn typed_strings(&self, name: &str, elements: usize, limits: &Limits) -> Result<PackedStrings, Status> {
+        let mut strings = PackedStrings::default();
+        let mut last: &[u8] = &[];
         for chunk in self.chunks(number::STRING_VAL).take(elements) {
-            strings.push(Bytes::copy_from_slice(chunk.bytes()?));
+            last = chunk.bytes()?;
+            strings.push(last);
         }
-        let last = strings.last().cloned().unwrap_or_default();
-        strings.resize(elements, last);
+        let missing = elements - strings.ends.len();
+        check_repeated(name, missing.saturating_mul(last.len() + size_of::<usize>()), limits)?;
+        (0..missing).for_each(|_| strings.push(last));
         Ok(strings)
     }
 }
@@ -256,22 +260,19 @@ fn repeat_last(bytes: &mut AlignedBytes, size: usize, wanted: usize) {
 }
 
 /// Strings in `tensor_content`: all lengths as varints, then all bytes. `None` unless they are exactly `elements`.
-fn strings_of_content(content: &[u8], elements: usize) -> Option<Vec<Bytes>> {
+fn strings_of_content(content: &[u8], elements: usize) -> Option<PackedStrings> {
     if elements > content.len() {
         return None; // every length takes a byte at least
     }
     let mut rest = content;
-    let mut lengths = Vec::with_capacity(elements);
+    let mut ends = Vec::with_capacity(elements);
+    let mut end = 0_usize;
     for _ in 0..elements {
-        lengths.push(usize::try_from(decode_varint(&mut rest).ok()?).ok()?);
+        let length = usize::try_from(decode_varint(&mut rest).ok()?).ok()?;
+        end = end.checked_add(length)?;
+        ends.push(end);
     }
-    let mut strings = Vec::with_capacity(elements);
-    for length in lengths {
-        let (string, after) = rest.split_at_checked(length)?;
-        strings.push(Bytes::copy_from_slice(string));
-        rest = after;
-    }
-    rest.is_empty().then_some(strings)
+    (rest.len() == end).then(|| PackedStrings { bytes: rest.to_vec(), ends })
 }
 
 /// How an answer holds its values.
@@ -420,6 +421,7 @@ pub(crate) fn start(field: u32, length: usize, buffer: &mut impl BufMut) {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use prost::Message;
 
     use super::*;

@@ -103,6 +103,7 @@ def _network() -> tuple[Option, ...]:
             "How long requests in flight may take to finish after SIGTERM or SIGINT.",
             unit="s",
             at_least=0,
+            at_most=1_000_000,
         ),
         Option(
             "rest_api_num_threads",
@@ -363,6 +364,8 @@ def _limits() -> tuple[Option, ...]:
         ),
         limit("max_output_bytes", "Largest answer.", "bytes"),
         limit("max_connections", "Most connections at a time."),
+        limit("max_requests_in_flight", "Most requests at work at a time; one more is refused as UNAVAILABLE."),
+        limit("max_bytes_in_flight", "Most bytes that all requests at work may take together.", "bytes"),
     )
 
 

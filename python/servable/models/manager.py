@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 MAX_ENDED_VERSIONS = 100
 """Ended versions remembered per model, those with the highest numbers: four days of a new one every hour."""
 
+UNLOAD_SLICE_S = 0.1
+"""How long an unload waits for requests before the next one in the queue has its turn."""
+
 PERMANENT = ("FAILED_PRECONDITION", "UNIMPLEMENTED")
 """Codes of load errors that another attempt will not mend: a package is missing, an op is unknown."""
 
@@ -302,8 +305,9 @@ class Manager:
         def job() -> None:
             error = outcome
             try:
-                if servable is not None:
-                    servable.unload(None)
+                if servable is not None and not servable.unload(UNLOAD_SLICE_S):
+                    self._unloads.submit(job)  # still in use; others have their turn meanwhile
+                    return
             except Exception as failure:
                 error = _domain_error(failure)
             self._inbox.put(lambda: self._unloaded(name, version, error))

@@ -6,7 +6,7 @@ use servable_core::dtype::DataType;
 use servable_core::limits::Limits;
 use servable_core::signature::Slot;
 use servable_core::status::Status;
-use servable_core::tensor::{AlignedBytes, Shape, StringArray, Tensor, aligned_bytes};
+use servable_core::tensor::{AlignedBytes, PackedStrings, Shape, Tensor, aligned_bytes};
 
 use crate::json::number;
 use crate::json::scan::Scanner;
@@ -24,34 +24,16 @@ pub(super) fn type_name(dtype: Option<DataType>) -> &'static str {
     dtype.map_or("unknown", DataType::name)
 }
 
-/// Strings back to back.
-#[derive(Debug, Default)]
-struct Strings {
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
-}
-
-impl StringArray for Strings {
-    fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    fn get(&self, index: usize) -> &[u8] {
-        let start = if index == 0 { 0 } else { self.ends[index - 1] };
-        &self.bytes[start..self.ends[index]]
-    }
-}
-
 /// Values so far: numbers or strings, as the type wants.
 pub(super) struct Leaves {
     numbers: AlignedBytes,
-    strings: Strings,
+    strings: PackedStrings,
 }
 
 impl Leaves {
     pub(super) fn new(dtype: Option<DataType>, expected: usize) -> Self {
         let size = dtype.filter(|dtype| is_convertible(*dtype)).and_then(DataType::size).unwrap_or(0);
-        Self { numbers: aligned_bytes(expected.saturating_mul(size)), strings: Strings::default() }
+        Self { numbers: aligned_bytes(expected.saturating_mul(size)), strings: PackedStrings::default() }
     }
 
     /// Converts the leaf that comes next. `false`, and nothing added, if the type has no such value.
