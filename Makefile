@@ -22,7 +22,7 @@ $(TOOLS): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/pip install --quiet --group dev
-	$(BIN)/pip install --quiet --no-deps tensorflow-serving-api
+	$(BIN)/pip install --quiet --no-deps tensorflow-serving-api tensorflow-text
 	touch $@
 
 # Checkouts share the target folder, and Cargo knows files by their time alone: after another checkout has built there,

@@ -28,7 +28,7 @@ __all__ = ["Ports", "run"]
 log = logging.getLogger(__name__)
 
 CALL_WAIT_S = 1.0
-UNLOAD_TIMEOUT_S = 10.0
+UNLOAD_TIMEOUT_S = 2.0
 STOP_CHECK_S = 0.05
 
 FAILED = 255

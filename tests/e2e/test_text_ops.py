@@ -50,3 +50,19 @@ def test_a_custom_op_library_that_does_not_load_is_named(normalizer: Path, tmp_p
     with ServerProcess(flags, tmp_path / "log") as server:
         assert server.exit_code() == 255
         assert f"The custom op library {tmp_path / 'ops.so'} cannot be loaded" in server.log
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorflow_text") is None, reason="tensorflow-text is not installed")
+def test_a_custom_op_library_serves_models_with_its_ops(normalizer: Path, tmp_path: Path) -> None:
+    spec = importlib.util.find_spec("tensorflow_text")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    library = Path(spec.submodule_search_locations[0]) / "python" / "ops" / "_normalize_ops.so"
+    flags = [f"--model_base_path={normalizer}", "--model_name=m", f"--custom_op_library={library}"]
+    # Hidden, so that the ops can only come from the flag.
+    environment = hiding(tmp_path / "hidden", "tensorflow_text")
+    with (
+        ServerProcess(flags, tmp_path / "log", environment=environment) as server,
+        Rest(server.wait_ready().rest_port) as rest,
+    ):
+        assert rest.predict("m", {"inputs": ["ﬁne"]}).json == {"outputs": ["fine"]}

@@ -21,8 +21,10 @@ use crate::metrics::Metrics;
 use crate::shard::{STACK_BYTES, Shards};
 
 const DEFAULT_BYTES_IN_FLIGHT: usize = 2 << 30;
-/// Runs at a time outside the network threads.
-const DEFAULT_RUNS: usize = 512;
+/// Runs at a time outside the network threads: more than there are cores, since some wait for others; not so many that
+/// each takes memory and none gets on.
+const RUNS_PER_CORE: usize = 4;
+const LEAST_RUNS: usize = 16;
 /// Calls that may wait for the control plane.
 const WAITING_CALLS: usize = 64;
 /// How often a wait for such a call looks whether the server has stopped.
@@ -106,7 +108,7 @@ impl Server {
         };
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
-            .max_blocking_threads(self.app.settings.max_threads.unwrap_or(DEFAULT_RUNS).max(1))
+            .max_blocking_threads(self.app.settings.max_threads.unwrap_or_else(default_runs).max(1))
             .thread_stack_size(STACK_BYTES)
             .thread_name("servable-run")
             .enable_all()
@@ -241,6 +243,11 @@ impl Server {
         }
         drained
     }
+}
+
+fn default_runs() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (RUNS_PER_CORE * cores).max(LEAST_RUNS)
 }
 
 /// For those who forget to stop it: everything ends at once.
