@@ -101,8 +101,8 @@ fn load(
     options: &LoadOptions,
 ) -> Result<CoreServable, Status> {
     let (mut session, meta_graph) = SavedModelSession::load(library, path, options)?;
-    let signatures = saved_model::signatures(&meta_graph, |tensor| session.endpoint(tensor))?;
-    let description = saved_model::description(&meta_graph)?;
+    let signatures = saved_model::signatures(meta_graph.as_ref(), |tensor| session.endpoint(tensor))?;
+    let description = saved_model::description(meta_graph.as_ref())?;
     Ok(CoreServable::new(name, version, description, signatures, Box::new(session)))
 }
 

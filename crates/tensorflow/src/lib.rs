@@ -11,4 +11,4 @@ mod tensor;
 
 pub use library::Library;
 pub use pages::release_startup_pages;
-pub use session::{LoadOptions, SavedModelSession, create_thread_pools};
+pub use session::{LoadOptions, MetaGraph, SavedModelSession, create_thread_pools};

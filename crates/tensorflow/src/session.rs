@@ -33,6 +33,15 @@ unsafe impl Send for SavedModelSession {}
 // SAFETY: as above.
 unsafe impl Sync for SavedModelSession {}
 
+/// A serialised `MetaGraphDef`, as TensorFlow hands it out: it may be as large as the graph, so nobody copies it.
+pub struct MetaGraph(OwnedBuffer);
+
+impl AsRef<[u8]> for MetaGraph {
+    fn as_ref(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
+
 /// How to load a SavedModel.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
@@ -45,8 +54,8 @@ pub struct LoadOptions {
 impl SavedModelSession {
     /// Restores and initialises the SavedModel in folder `path`, all of it in the calling thread.
     ///
-    /// Gives the session and the serialised `MetaGraphDef` that it was made from. Errors are TensorFlow's own.
-    pub fn load(library: &Arc<Library>, path: &Path, options: &LoadOptions) -> Result<(Self, Vec<u8>), Status> {
+    /// Gives the session and the `MetaGraphDef` that it was made from. Errors are TensorFlow's own.
+    pub fn load(library: &Arc<Library>, path: &Path, options: &LoadOptions) -> Result<(Self, MetaGraph), Status> {
         let folder = c_string("the model's path", &path.to_string_lossy())?;
         let tags = options.tags.iter().map(|tag| c_string("a tag", tag)).collect::<Result<Vec<_>, _>>()?;
         let tag_pointers: Vec<*const c_char> = tags.iter().map(|tag| tag.as_ptr()).collect();
@@ -78,7 +87,7 @@ impl SavedModelSession {
         // From here on runs need not look whether the graph has grown.
         // SAFETY: the session is alive.
         library.checked(|functions, status| unsafe { (functions.extend_session)(session, status) })?;
-        Ok((loaded, meta_graph.bytes().to_vec()))
+        Ok((loaded, MetaGraph(meta_graph)))
     }
 
     /// The endpoint of a tensor such as `x:0`, or the error that running with it gives.

@@ -7,6 +7,8 @@ use crate::json::text;
 
 /// No token starts beyond this.
 const ENOUGH: usize = 256;
+/// One token may be longer than that, but not as long as a request: answers to mistakes stay small.
+const LONGEST: usize = 16 << 10;
 
 /// An open bracket.
 #[derive(Clone, Copy)]
@@ -21,6 +23,7 @@ struct Nest {
 pub fn dump(value_text: &[u8]) -> String {
     let mut out = Vec::new();
     write(&mut Scanner::new(value_text), &mut out);
+    out.truncate(LONGEST);
     String::from_utf8(out).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
