@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import servable
 import tensorflow as tf
 
 from tests.e2e.rest_client import Rest
@@ -68,4 +70,5 @@ def test_what_is_no_picture_is_refused(demo_rest: Rest) -> None:
 
 def test_the_demo_prints_requests_for_its_port(demo: ServerProcess) -> None:
     assert f"http://localhost:{demo.rest_port}/v1/models/half_plus_two:predict" in demo.log
-    assert str(PICTURE) in demo.log
+    # That of the package, wherever it is installed.
+    assert str(Path(servable.__file__).parent / "demo" / PICTURE.name) in demo.log
