@@ -54,7 +54,7 @@ test-compat: install ## End-to-end tests on the oldest and the newest TensorFlow
 check: install own-target ## Format, lint, types, licences
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	if cargo deny --version >/dev/null 2>&1; then cargo deny check; else tools/check_licences.sh; fi
+	if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; else tools/check_licences.sh; fi
 	$(BIN)/ruff format --check python tests tools benches
 	$(BIN)/ruff check python tests tools benches
 	$(BIN)/mypy
