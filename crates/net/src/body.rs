@@ -18,6 +18,8 @@ const PREFIX_BYTES: usize = 5;
 /// Answers are handed over in pieces, so that they count as being sent until nearly all of them is.
 const PIECE_BYTES: usize = 64 << 10;
 const UNIT_BYTES: usize = 1 << 10;
+/// So little is not worth counting: the number of requests in flight is bounded as well.
+const FREE_BYTES: usize = 16 << 10;
 
 /// Bytes that all requests together may take while they come in and are worked on.
 #[derive(Clone, Debug)]
@@ -46,6 +48,9 @@ impl Share {
 
     /// Takes more. `RESOURCE_EXHAUSTED` if that is more than is left: the request may come again later.
     pub(crate) fn take(&self, bytes: usize) -> Result<(), Status> {
+        if bytes <= FREE_BYTES {
+            return Ok(());
+        }
         let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.budget.units).try_acquire_many_owned(units).map_err(|_| {
             Status::resource_exhausted(format!(
@@ -179,14 +184,15 @@ mod tests {
 
     #[test]
     fn the_budget_is_given_back() {
-        let budget = Budget::new(10 << 10);
+        let budget = Budget::new(100 << 10);
         let share = Share::of(&budget);
-        share.take(4 << 10).expect("there is room");
-        share.take(5 << 10).expect("there is room");
-        let refused = Share::of(&budget).take(2 << 10).expect_err("too much");
+        share.take(40 << 10).expect("there is room");
+        share.take(50 << 10).expect("there is room");
+        let refused = Share::of(&budget).take(20 << 10).expect_err("too much");
         assert!(refused.message.contains("max_bytes_in_flight"), "{refused}");
+        Share::of(&budget).take(FREE_BYTES).expect("little is free");
         drop(share);
-        Share::of(&budget).take(10 << 10).expect("all of it is there again");
+        Share::of(&budget).take(100 << 10).expect("all of it is there again");
     }
 
     #[tokio::test]

@@ -365,7 +365,7 @@ def _limits() -> tuple[Option, ...]:
         limit("max_output_bytes", "Largest answer.", "bytes"),
         limit("max_connections", "Most connections at a time."),
         limit("max_requests_in_flight", "Most requests at work at a time; one more is refused as UNAVAILABLE."),
-        limit("max_bytes_in_flight", "Most bytes that all requests at work may take together.", "bytes"),
+        limit("max_bytes_in_flight", "Most bytes that all larger requests at work may take together.", "bytes"),
     )
 
 
