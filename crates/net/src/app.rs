@@ -9,6 +9,7 @@ use servable_core::examples::{self, Computed, Task};
 use servable_core::predict::{self, Call};
 use servable_core::routes::RouteTable;
 use servable_core::servable::{Answer, Servable};
+use servable_core::signature::DEFAULT_SIGNATURE;
 use servable_core::{Code, Limits, Signature, Status, Tensor};
 
 use tokio::runtime::Handle;
@@ -111,6 +112,21 @@ impl App {
             )));
         }
         Ok(answer)
+    }
+
+    /// The signature that a request names, if it has what the task needs.
+    pub(crate) fn task_signature<'a>(
+        &self,
+        servable: &'a Servable,
+        name: &str,
+        task: Task,
+    ) -> Result<&'a Signature, Status> {
+        let signature = servable.signature(name).ok_or_else(|| {
+            let name = if name.is_empty() { DEFAULT_SIGNATURE } else { name };
+            Status::invalid_argument(format!("No signature was found with the name: {name}"))
+        })?;
+        task.check(signature, self.settings.check_method_names)?;
+        Ok(signature)
     }
 
     /// Runs tasks over the same examples as one call; what they computed comes in their order.

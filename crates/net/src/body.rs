@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use servable_core::Status;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -172,12 +171,9 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Sent<B> {
     }
 }
 
-/// The body of a REST answer.
-pub(crate) type Whole = Full<Bytes>;
-
 #[cfg(test)]
 mod tests {
-    use http_body_util::BodyExt;
+    use http_body_util::{BodyExt, Full};
 
     use super::*;
     use crate::app::Gauge;

@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use prost::Message;
-use servable_core::Status;
 use servable_core::examples::{Computed, Task};
 use servable_core::servable::Servable;
 use servable_core::signature::DEFAULT_SIGNATURE;
+use servable_core::{Signature, Status};
 use servable_wire::examples::{MultiView, TaskView};
 use servable_wire::messages::tensorflow::serving::inference_result::Result as TaskResult;
 use servable_wire::messages::tensorflow::serving::model_spec::VersionChoice;
@@ -44,22 +44,14 @@ async fn run_task_uncounted(
     deadline: Option<Instant>,
     model: &mut String,
 ) -> Result<Reply, Status> {
-    let (servable, signature_name, examples) = {
-        let request = TaskView::read(message)?;
-        let spec = request.spec.ok_or_else(missing_spec)?;
-        spec.name.clone_into(model);
-        let servable = app.routes.current().resolve(spec.name, &spec.choice)?;
-        let signature = servable.signature(spec.signature_name).ok_or_else(|| {
-            let name = if spec.signature_name.is_empty() { DEFAULT_SIGNATURE } else { spec.signature_name };
-            Status::invalid_argument(format!("No signature was found with the name: {name}"))
-        })?;
-        task.check(signature, app.settings.check_method_names)?;
-        let name = signature.name.clone();
-        (servable, name, request.input.to_tensor(&app.settings.limits)?)
-    };
-    let signature = servable.signature(&signature_name).ok_or_else(missing_spec)?;
+    let request = TaskView::read(message)?;
+    let spec = request.spec.ok_or_else(missing_spec)?;
+    spec.name.clone_into(model);
+    let servable = app.routes.current().resolve(spec.name, &spec.choice)?;
+    let signature = app.task_signature(&servable, spec.signature_name, task)?;
+    let examples = request.input.to_tensor(&app.settings.limits)?;
     let computed = app.run_tasks(&servable, &[(task, signature)], &examples, deadline).await?;
-    let model_spec = Some(echoed(&servable, &signature_name));
+    let model_spec = Some(echoed(&servable, signature));
     let message = match computed.into_iter().next() {
         Some(Computed::Classes(classes)) => {
             ClassificationResponse { result: Some(classification(classes)), model_spec }.encode_to_vec()
@@ -74,20 +66,15 @@ async fn run_task_uncounted(
 
 /// Answers MultiInference: all tasks in one run. The first one says which version of the model that is.
 pub(crate) async fn run_tasks(app: Arc<App>, message: Bytes, deadline: Option<Instant>) -> Result<Reply, Status> {
-    let (servable, tasks, examples) = {
-        let request = MultiView::read(&message)?;
-        let (first, _) =
-            request.tasks.first().ok_or_else(|| Status::invalid_argument("ModelSpec has no name specified."))?;
-        let servable = app.routes.current().resolve(first.name, &first.choice)?;
-        let tasks = checked_tasks(&app, &servable, &request)?;
-        (servable, tasks, request.input.to_tensor(&app.settings.limits)?)
-    };
-    let signatures: Option<Vec<_>> =
-        tasks.iter().map(|(task, name)| servable.signature(name).map(|signature| (*task, signature))).collect();
-    let signatures = signatures.ok_or_else(missing_spec)?;
-    let computed = app.run_tasks(&servable, &signatures, &examples, deadline).await?;
-    let results = tasks.iter().zip(computed).map(|((_, signature_name), computed)| InferenceResult {
-        model_spec: Some(echoed(&servable, signature_name)),
+    let request = MultiView::read(&message)?;
+    let (first, _) =
+        request.tasks.first().ok_or_else(|| Status::invalid_argument("ModelSpec has no name specified."))?;
+    let servable = app.routes.current().resolve(first.name, &first.choice)?;
+    let tasks = checked_tasks(&app, &servable, &request)?;
+    let examples = request.input.to_tensor(&app.settings.limits)?;
+    let computed = app.run_tasks(&servable, &tasks, &examples, deadline).await?;
+    let results = tasks.iter().zip(computed).map(|((_, signature), computed)| InferenceResult {
+        model_spec: Some(echoed(&servable, signature)),
         result: Some(match computed {
             Computed::Classes(classes) => TaskResult::ClassificationResult(classification(classes)),
             Computed::Values(values) => TaskResult::RegressionResult(regression(values)),
@@ -97,7 +84,12 @@ pub(crate) async fn run_tasks(app: Arc<App>, message: Bytes, deadline: Option<In
 }
 
 /// What is to be done with which signature, in the order of checks that clients know.
-fn checked_tasks(app: &App, servable: &Servable, request: &MultiView<'_>) -> Result<Vec<(Task, String)>, Status> {
+fn checked_tasks<'a>(
+    app: &App,
+    servable: &'a Servable,
+    request: &MultiView<'_>,
+) -> Result<Vec<(Task, &'a Signature)>, Status> {
+    request.check_tasks()?;
     let mut seen = HashSet::new();
     let model = request.tasks.first().map_or("", |(spec, _)| spec.name);
     let check = |(spec, method): &(servable_wire::predict::SpecView<'_>, &str)| {
@@ -119,15 +111,15 @@ fn checked_tasks(app: &App, servable: &Servable, request: &MultiView<'_>) -> Res
         let task = Task::from_method_name(method)
             .ok_or_else(|| Status::unimplemented(format!("Unsupported signature method_name: {method}")))?;
         task.check(signature, app.settings.check_method_names)?;
-        Ok((task, name.to_owned()))
+        Ok((task, signature))
     };
     request.tasks.iter().map(check).collect()
 }
 
-fn echoed(servable: &Servable, signature_name: &str) -> ModelSpec {
+fn echoed(servable: &Servable, signature: &Signature) -> ModelSpec {
     ModelSpec {
         name: servable.name().to_owned(),
-        signature_name: signature_name.to_owned(),
+        signature_name: signature.name.clone(),
         version_choice: Some(VersionChoice::Version(servable.version())),
     }
 }

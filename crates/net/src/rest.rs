@@ -12,6 +12,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use servable_core::examples::Task;
 use servable_core::predict::{Call, bind};
+use servable_core::routes::Choice;
 use servable_core::servable::Servable;
 use servable_core::signature::DEFAULT_SIGNATURE;
 use servable_core::{Code, Status, Tensor};
@@ -19,14 +20,14 @@ use servable_wire::json::{self, Document, Format};
 use servable_wire::target::{self, Target, TargetError, Verb};
 
 use crate::app::{self, App, PREDICT};
-use crate::body::{Share, Whole};
+use crate::body::Share;
 use crate::metrics::{Entry, Metrics};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain");
 const HTML: HeaderValue = HeaderValue::from_static("text/html");
 
-pub(crate) type RestResponse = Response<Whole>;
+pub(crate) type RestResponse = Response<Full<Bytes>>;
 
 /// How long a client may take for the next part of a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -139,7 +140,6 @@ fn target_status(refusal: TargetError, malformed: Status) -> Status {
 
 /// Status and metadata.
 fn question(app: &App, target: &Target) -> Result<Vec<u8>, Status> {
-    use servable_core::routes::Choice;
     let routes = app.routes.current();
     if target.verb == Verb::Metadata {
         let servable = routes.resolve(&target.name, &target.choice)?;
@@ -180,11 +180,7 @@ async fn run_task(
     };
     drop(body);
     let servable = app.routes.current().resolve(&target.name, &target.choice)?;
-    let signature = servable.signature(&signature_name).ok_or_else(|| {
-        let name = if signature_name.is_empty() { DEFAULT_SIGNATURE } else { &signature_name };
-        Status::invalid_argument(format!("No signature was found with the name: {name}"))
-    })?;
-    task.check(signature, app.settings.check_method_names)?;
+    let signature = app.task_signature(&servable, &signature_name, task)?;
     let computed = app.run_tasks(&servable, &[(task, signature)], &examples, deadline).await?;
     let computed = computed.first().ok_or_else(|| Status::internal("a task without a result: this is a bug"))?;
     Ok(json::write_computed(computed))

@@ -27,6 +27,9 @@ mod number {
     pub(super) const LIST_VALUE: u32 = 1;
 }
 
+/// Tasks that one request may have: far more than any model has signatures.
+const MOST_TASKS: usize = 4096;
+
 /// The `Input` of a request, in place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExamplesView<'a> {
@@ -68,12 +71,22 @@ impl<'a> MultiView<'a> {
         let mut request = Self::default();
         for field in Fields::of(message) {
             match field? {
+                (number::TASKS, _) if request.tasks.len() > MOST_TASKS => {}
                 (number::TASKS, value) => request.tasks.push(read_task(value.bytes()?)?),
                 (number::INPUT, value) => request.input.merge(value.bytes()?)?,
                 _ => {}
             }
         }
         Ok(request)
+    }
+
+    /// `RESOURCE_EXHAUSTED` for a request with more tasks than any model has signatures, which were not all kept.
+    pub fn check_tasks(&self) -> Result<(), Status> {
+        if self.tasks.len() > MOST_TASKS {
+            let text = format!("the request has more than {MOST_TASKS} tasks, the most that this server takes");
+            return Err(Status::resource_exhausted(text));
+        }
+        Ok(())
     }
 }
 
@@ -192,4 +205,33 @@ fn submessages(message: &[u8], wanted: u32) -> impl Iterator<Item = Result<&[u8]
         Ok(_) => None,
         Err(malformed) => Some(Err(malformed)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tasks_beyond_all_need_are_refused() {
+        let check = |count: usize| {
+            let bytes = b"\x0a\0".repeat(count);
+            let request = MultiView::read(&bytes).expect("well formed");
+            (request.tasks.len(), request.check_tasks().is_ok())
+        };
+        assert_eq!(check(MOST_TASKS), (MOST_TASKS, true));
+        assert_eq!(check(1000 * MOST_TASKS), (MOST_TASKS + 1, false));
+    }
+
+    #[test]
+    fn what_is_no_example_does_not_parse() {
+        let request = |example: &[u8]| {
+            let list = [&[0x0a, example.len() as u8], example].concat();
+            let input = [&[0x0a, list.len() as u8], &list[..]].concat();
+            [&[0x12, input.len() as u8], &input[..]].concat()
+        };
+        let float = b"\x0a\x0d\x0a\x0b\x0a\x01x\x12\x06\x12\x04\x0a\x02\0\0";
+        assert!(TaskView::read(&request(b"")).is_ok());
+        assert!(TaskView::read(&request(b"\x0a\x03\x0a\x01\xff")).is_err(), "a feature cut short");
+        assert!(TaskView::read(&request(float)).is_err(), "a float of two bytes");
+    }
 }
