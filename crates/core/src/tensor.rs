@@ -1,5 +1,6 @@
 //! A tensor: element type, shape and values in row-major order.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -78,8 +79,8 @@ impl fmt::Display for Shape {
 pub trait StringArray: Send + Sync {
     fn len(&self) -> usize;
 
-    /// The string at `index`, which must be below [`len`](Self::len).
-    fn get(&self, index: usize) -> &[u8];
+    /// The string at `index`, which must be below [`len`](Self::len). Owned only if it had to be put together.
+    fn get(&self, index: usize) -> Cow<'_, [u8]>;
 
     fn is_empty(&self) -> bool {
         self.len() == 0
@@ -111,9 +112,9 @@ impl StringArray for PackedStrings {
         self.ends.len()
     }
 
-    fn get(&self, index: usize) -> &[u8] {
+    fn get(&self, index: usize) -> Cow<'_, [u8]> {
         let start = if index == 0 { 0 } else { self.ends[index - 1] };
-        &self.bytes[start..self.ends[index]]
+        Cow::Borrowed(&self.bytes[start..self.ends[index]])
     }
 }
 
@@ -122,8 +123,8 @@ impl StringArray for Vec<Bytes> {
         Vec::len(self)
     }
 
-    fn get(&self, index: usize) -> &[u8] {
-        &self[index]
+    fn get(&self, index: usize) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&self[index])
     }
 }
 

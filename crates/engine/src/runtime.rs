@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use pyo3::prelude::*;
 use servable_core::Status;
 use servable_core::servable::Servable as CoreServable;
@@ -102,7 +103,7 @@ fn load(
 ) -> Result<CoreServable, Status> {
     let (mut session, meta_graph) = SavedModelSession::load(library, path, options)?;
     let signatures = saved_model::signatures(meta_graph.as_ref(), |tensor| session.endpoint(tensor))?;
-    let description = saved_model::description(meta_graph.as_ref())?;
+    let description = saved_model::description(Bytes::from_owner(meta_graph))?;
     Ok(CoreServable::new(name, version, description, signatures, Box::new(session)))
 }
 

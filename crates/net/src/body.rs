@@ -1,24 +1,26 @@
 //! Bodies that are counted: what comes in against a budget of bytes, what goes out until it is gone.
 
+use std::io::Read;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use servable_core::Status;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::app::GaugeGuard;
-use crate::grpc::edge_status;
 
-/// A gRPC message is preceded by a byte about its compression and four of length.
-const PREFIX_BYTES: usize = 5;
+/// How long a client may take for the next part of a request.
+pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Answers are handed over in pieces, so that they count as being sent until nearly all of them is.
 const PIECE_BYTES: usize = 64 << 10;
 const UNIT_BYTES: usize = 1 << 10;
 /// So little is not worth counting: the number of requests in flight is bounded as well.
 const FREE_BYTES: usize = 16 << 10;
+const INFLATE_STEP: usize = 64 << 10;
 
 /// Bytes that all requests together may take while they come in and are worked on.
 #[derive(Clone, Debug)]
@@ -62,68 +64,28 @@ impl Share {
     }
 }
 
-/// The body of a call with one message, whose announced length is checked before anybody makes room for it.
-pub(crate) struct OneMessage {
-    body: Incoming,
-    share: Arc<Share>,
-    max_message_bytes: usize,
-    prefix: [u8; PREFIX_BYTES],
-    seen: usize,
-    announced: usize,
+/// Why compressed bytes do not become plain ones.
+pub(crate) enum InflateError {
+    Broken,
+    TooLarge,
+    /// The budget has no room left.
+    NoRoom(Status),
 }
 
-impl OneMessage {
-    pub(crate) fn new(body: Incoming, share: Arc<Share>, max_message_bytes: usize) -> Self {
-        Self { body, share, max_message_bytes, prefix: [0; PREFIX_BYTES], seen: 0, announced: 0 }
-    }
-
-    fn check(&mut self, data: &[u8]) -> Result<(), Status> {
-        let missing = PREFIX_BYTES.saturating_sub(self.seen).min(data.len());
-        self.prefix[self.seen.min(PREFIX_BYTES)..][..missing].copy_from_slice(&data[..missing]);
-        let had_prefix = self.seen >= PREFIX_BYTES;
-        self.seen = self.seen.saturating_add(data.len());
-        if !had_prefix && self.seen >= PREFIX_BYTES {
-            let [_, length @ ..] = self.prefix;
-            self.announced = u32::from_be_bytes(length) as usize;
-            if self.announced > self.max_message_bytes {
-                return Err(Status::resource_exhausted(format!(
-                    "the request message of {} bytes is larger than {}, the most that this server takes (max_message_bytes)",
-                    self.announced, self.max_message_bytes
-                )));
-            }
-            self.share.take(self.announced)?;
+/// All that a decompressor gives, up to `most` bytes. Room for it is taken step by step: what a small body will become
+/// is not known before.
+pub(crate) fn inflate(mut compressed: impl Read, most: usize, share: &Share) -> Result<Bytes, InflateError> {
+    let mut plain = Vec::new();
+    loop {
+        let step = plain.len().max(INFLATE_STEP).min(most.saturating_add(1) - plain.len());
+        share.take(step).map_err(InflateError::NoRoom)?;
+        let read = compressed.by_ref().take(step as u64).read_to_end(&mut plain).map_err(|_| InflateError::Broken)?;
+        if plain.len() > most {
+            return Err(InflateError::TooLarge);
         }
-        if self.seen > PREFIX_BYTES + self.announced && self.seen > PREFIX_BYTES {
-            return Err(Status::invalid_argument("a call of this method has one message"));
+        if read < step {
+            return Ok(plain.into());
         }
-        Ok(())
-    }
-}
-
-impl Body for OneMessage {
-    type Data = Bytes;
-    type Error = tonic::Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        Poll::Ready(frame.map(|frame| {
-            let frame = frame.map_err(|error| tonic::Status::from_error(Box::new(error)))?;
-            if let Some(data) = frame.data_ref() {
-                self.check(data).map_err(|status| edge_status(&status))?;
-            }
-            Ok(frame)
-        }))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -1,11 +1,11 @@
 //! gRPC calls over examples: Classify, Regress, MultiInference.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use prost::Message;
 use servable_core::examples::{Computed, Task};
 use servable_core::servable::Servable;
 use servable_core::signature::DEFAULT_SIGNATURE;
@@ -17,18 +17,21 @@ use servable_wire::messages::tensorflow::serving::{
     Class, ClassificationResponse, ClassificationResult, Classifications, InferenceResult, ModelSpec,
     MultiInferenceResponse, Regression, RegressionResponse, RegressionResult,
 };
+use servable_wire::predict::SpecView;
+use servable_wire::span::Pieces;
 
 use crate::app::App;
-use crate::grpc::{Reply, missing_spec};
+use crate::framing::framed_message;
+use crate::grpc::missing_spec;
 use crate::metrics::Entry;
 
 /// Answers Classify or Regress.
 pub(crate) async fn run_task(
     app: Arc<App>,
-    message: Bytes,
+    message: Arc<Pieces>,
     task: Task,
     deadline: Option<Instant>,
-) -> Result<Reply, Status> {
+) -> Result<Bytes, Status> {
     let start = Instant::now();
     let mut model = String::new();
     let outcome = run_task_uncounted(&app, &message, task, deadline, &mut model).await;
@@ -39,37 +42,36 @@ pub(crate) async fn run_task(
 
 async fn run_task_uncounted(
     app: &App,
-    message: &Bytes,
+    message: &Arc<Pieces>,
     task: Task,
     deadline: Option<Instant>,
     model: &mut String,
-) -> Result<Reply, Status> {
+) -> Result<Bytes, Status> {
     let request = TaskView::read(message)?;
     let spec = request.spec.ok_or_else(missing_spec)?;
-    spec.name.clone_into(model);
-    let servable = app.routes.current().resolve(spec.name, &spec.choice)?;
-    let signature = app.task_signature(&servable, spec.signature_name, task)?;
+    spec.name.as_ref().clone_into(model);
+    let servable = app.routes.current().resolve(&spec.name, &spec.choice)?;
+    let signature = app.task_signature(&servable, &spec.signature_name, task)?;
     let examples = request.input.to_tensor(&app.settings.limits)?;
     let computed = app.run_tasks(&servable, &[(task, signature)], &examples, deadline).await?;
     let model_spec = Some(echoed(&servable, signature));
-    let message = match computed.into_iter().next() {
+    match computed.into_iter().next() {
         Some(Computed::Classes(classes)) => {
-            ClassificationResponse { result: Some(classification(classes)), model_spec }.encode_to_vec()
+            framed_message(&ClassificationResponse { result: Some(classification(classes)), model_spec })
         }
         Some(Computed::Values(values)) => {
-            RegressionResponse { result: Some(regression(values)), model_spec }.encode_to_vec()
+            framed_message(&RegressionResponse { result: Some(regression(values)), model_spec })
         }
-        None => return Err(Status::internal("a task without a result: this is a bug")),
-    };
-    Ok(Reply::Message(message.into()))
+        None => Err(Status::internal("a task without a result: this is a bug")),
+    }
 }
 
 /// Answers MultiInference: all tasks in one run. The first one says which version of the model that is.
-pub(crate) async fn run_tasks(app: Arc<App>, message: Bytes, deadline: Option<Instant>) -> Result<Reply, Status> {
+pub(crate) async fn run_tasks(app: Arc<App>, message: Arc<Pieces>, deadline: Option<Instant>) -> Result<Bytes, Status> {
     let request = MultiView::read(&message)?;
     let (first, _) =
         request.tasks.first().ok_or_else(|| Status::invalid_argument("ModelSpec has no name specified."))?;
-    let servable = app.routes.current().resolve(first.name, &first.choice)?;
+    let servable = app.routes.current().resolve(&first.name, &first.choice)?;
     let tasks = checked_tasks(&app, &servable, &request)?;
     let examples = request.input.to_tensor(&app.settings.limits)?;
     let computed = app.run_tasks(&servable, &tasks, &examples, deadline).await?;
@@ -80,7 +82,7 @@ pub(crate) async fn run_tasks(app: Arc<App>, message: Bytes, deadline: Option<In
             Computed::Values(values) => TaskResult::RegressionResult(regression(values)),
         }),
     });
-    Ok(Reply::Message(MultiInferenceResponse { results: results.collect() }.encode_to_vec().into()))
+    framed_message(&MultiInferenceResponse { results: results.collect() })
 }
 
 /// What is to be done with which signature, in the order of checks that clients know.
@@ -91,8 +93,8 @@ fn checked_tasks<'a>(
 ) -> Result<Vec<(Task, &'a Signature)>, Status> {
     request.check_tasks()?;
     let mut seen = HashSet::new();
-    let model = request.tasks.first().map_or("", |(spec, _)| spec.name);
-    let check = |(spec, method): &(servable_wire::predict::SpecView<'_>, &str)| {
+    let model = request.tasks.first().map_or("", |(spec, _)| &spec.name);
+    let check = |(spec, method): &(SpecView<'_>, Cow<'_, str>)| {
         if spec.name.is_empty() {
             return Err(Status::invalid_argument("Found ModelSpec with an empty model name."));
         }
@@ -101,7 +103,7 @@ fn checked_tasks<'a>(
                 "All ModelSpecs in a MultiInferenceRequest must access the same model name.",
             ));
         }
-        let name = if spec.signature_name.is_empty() { DEFAULT_SIGNATURE } else { spec.signature_name };
+        let name = if spec.signature_name.is_empty() { DEFAULT_SIGNATURE } else { &spec.signature_name };
         if !seen.insert(name.to_owned()) {
             return Err(Status::invalid_argument(format!("Duplicate evaluation of signature: {name}")));
         }

@@ -4,6 +4,7 @@ mod app;
 mod authority;
 mod body;
 mod control;
+mod framing;
 mod grpc;
 mod health;
 mod inference;

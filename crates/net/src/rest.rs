@@ -1,8 +1,7 @@
 //! The REST edge: targets and bodies to calls, statuses to numbers.
 
-use std::io::Read;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
@@ -20,7 +19,7 @@ use servable_wire::json::{self, Document, Format};
 use servable_wire::target::{self, Target, TargetError, Verb};
 
 use crate::app::{self, App, PREDICT};
-use crate::body::Share;
+use crate::body::{BODY_TIMEOUT, InflateError, Share, inflate};
 use crate::metrics::{Entry, Metrics};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -29,8 +28,6 @@ const HTML: HeaderValue = HeaderValue::from_static("text/html");
 
 pub(crate) type RestResponse = Response<Full<Bytes>>;
 
-/// How long a client may take for the next part of a body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// A body of undeclared length takes from the budget in steps of at least this.
 const BODY_STEP: usize = 64 << 10;
 /// Most room that is made on a declaration alone.
@@ -157,7 +154,7 @@ async fn infer(app: &App, target: Target, request: Request<Incoming>) -> Result<
     // Held until the answer is there.
     let share = Share::of(&app.budget);
     let body = read_body(request.into_body(), app.settings.limits.max_body_bytes, &share).await?;
-    let body = if compressed { decompressed(&body, app.settings.limits.max_decompressed_bytes) } else { body };
+    let body = if compressed { decompressed(&body, app.settings.limits.max_decompressed_bytes, &share)? } else { body };
     let deadline = app.settings.rest_timeout.map(|timeout| Instant::now() + timeout);
     let task = match target.verb {
         Verb::Classify => Task::Classify,
@@ -254,10 +251,11 @@ async fn read_body(mut body: Incoming, most: usize, share: &Share) -> Result<Byt
 }
 
 /// What does not decompress, or not within the limit, counts as empty: clients know the answer to that.
-fn decompressed(body: &[u8], most: usize) -> Bytes {
-    let mut plain = Vec::new();
-    let read = MultiGzDecoder::new(body).take(most as u64 + 1).read_to_end(&mut plain);
-    if read.is_ok() && plain.len() <= most { plain.into() } else { Bytes::new() }
+fn decompressed(body: &[u8], most: usize, share: &Share) -> Result<Bytes, Status> {
+    inflate(MultiGzDecoder::new(body), most, share).or_else(|failure| match failure {
+        InflateError::Broken | InflateError::TooLarge => Ok(Bytes::new()),
+        InflateError::NoRoom(status) => Err(status),
+    })
 }
 
 /// Whether the origin may ask is nothing this server decides: browsers look at the CORS headers.
@@ -327,6 +325,7 @@ mod tests {
     use flate2::write::GzEncoder;
 
     use super::*;
+    use crate::body::Budget;
 
     fn gzip(data: &[u8]) -> Vec<u8> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
@@ -336,6 +335,8 @@ mod tests {
 
     #[test]
     fn bodies_are_decompressed_within_the_limit() {
+        let share = Share::of(&Budget::new(8 << 20));
+        let decompressed = |body: &[u8], most: usize| decompressed(body, most, &share).expect("there is room");
         assert_eq!(decompressed(&gzip(b"hello"), 5), &b"hello"[..]);
         assert_eq!(decompressed(&gzip(b"hello"), 4), &b""[..], "beyond the limit");
         assert_eq!(decompressed(b"hello", 5), &b""[..], "no gzip");
@@ -345,5 +346,9 @@ mod tests {
         let bomb = gzip(&vec![0; 1 << 24]);
         assert!(bomb.len() < 1 << 17);
         assert_eq!(decompressed(&bomb, 1 << 20), &b""[..]);
+        let large = gzip(&vec![0; 3 << 20]);
+        assert_eq!(decompressed(&large, 3 << 20).len(), 3 << 20);
+        let refused = super::decompressed(&large, 3 << 20, &Share::of(&Budget::new(1 << 20))).expect_err("no room");
+        assert_eq!(refused.code, Code::ResourceExhausted);
     }
 }

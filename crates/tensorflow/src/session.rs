@@ -247,6 +247,9 @@ struct OwnedBuffer {
     raw: *mut Buffer,
 }
 
+// SAFETY: a buffer is memory and nothing else: whoever owns it may read and free it from any thread.
+unsafe impl Send for OwnedBuffer {}
+
 impl OwnedBuffer {
     fn empty(library: &Arc<Library>) -> Self {
         // SAFETY: freed in `drop`.

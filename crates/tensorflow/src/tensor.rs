@@ -1,5 +1,6 @@
 //! Tensors across the C API: values are lent, never copied, but for strings, which TensorFlow keeps in cells of its own.
 
+use std::borrow::Cow;
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::Arc;
@@ -179,14 +180,14 @@ impl StringArray for TensorStrings {
         self.count
     }
 
-    fn get(&self, index: usize) -> &[u8] {
+    fn get(&self, index: usize) -> Cow<'_, [u8]> {
         assert!(index < self.count, "string {index} of {}: this is a bug", self.count);
         let functions = &self.tensor.library.functions;
         // SAFETY: a string tensor's data are as many cells as it has elements; a cell's bytes live as long as the tensor.
         unsafe {
             let cell = self.tensor.data().cast::<StringCell>().add(index);
             let (data, length) = ((functions.string_data)(cell), (functions.string_size)(cell));
-            if length == 0 { &[] } else { &*ptr::slice_from_raw_parts(data.cast::<u8>(), length) }
+            Cow::Borrowed(if length == 0 { &[] } else { &*ptr::slice_from_raw_parts(data.cast::<u8>(), length) })
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Examples stay bytes. They are walked once, to see that they are examples, since a request with bytes that are none
 //! does not parse.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use servable_core::tensor::PackedStrings;
@@ -10,6 +11,7 @@ use servable_core::{Limits, Shape, Status, Tensor};
 
 use crate::fields::{Field, Fields, Malformed};
 use crate::predict::SpecView;
+use crate::span::{Pieces, PlacedStrings, Span};
 
 mod number {
     pub(super) const SPEC: u32 = 1;
@@ -30,11 +32,12 @@ mod number {
 /// Tasks that one request may have: far more than any model has signatures.
 const MOST_TASKS: usize = 4096;
 
-/// The `Input` of a request, in place.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The `Input` of a request, in place: its examples are looked for again when they are wanted, since there may be many.
+#[derive(Clone, Debug, Default)]
 pub struct ExamplesView<'a> {
-    examples: Vec<&'a [u8]>,
-    context: Vec<&'a [u8]>,
+    list: Option<Span<'a>>,
+    has_context: bool,
+    count: usize,
 }
 
 /// A `ClassificationRequest` or `RegressionRequest`, which have the same fields, in place.
@@ -48,14 +51,14 @@ pub struct TaskView<'a> {
 #[derive(Debug, Default)]
 pub struct MultiView<'a> {
     /// Method names, and whom each task is for.
-    pub tasks: Vec<(SpecView<'a>, &'a str)>,
+    pub tasks: Vec<(SpecView<'a>, Cow<'a, str>)>,
     pub input: ExamplesView<'a>,
 }
 
 impl<'a> TaskView<'a> {
-    pub fn read(message: &'a [u8]) -> Result<Self, Malformed> {
+    pub fn read(message: &'a Arc<Pieces>) -> Result<Self, Malformed> {
         let mut request = Self::default();
-        for field in Fields::of(message) {
+        for field in Fields::of(Span::of(message)) {
             match field? {
                 (number::SPEC, value) => request.spec.get_or_insert_default().merge(value.bytes()?)?,
                 (number::INPUT, value) => request.input.merge(value.bytes()?)?,
@@ -67,9 +70,9 @@ impl<'a> TaskView<'a> {
 }
 
 impl<'a> MultiView<'a> {
-    pub fn read(message: &'a [u8]) -> Result<Self, Malformed> {
+    pub fn read(message: &'a Arc<Pieces>) -> Result<Self, Malformed> {
         let mut request = Self::default();
-        for field in Fields::of(message) {
+        for field in Fields::of(Span::of(message)) {
             match field? {
                 (number::TASKS, _) if request.tasks.len() > MOST_TASKS => {}
                 (number::TASKS, value) => request.tasks.push(read_task(value.bytes()?)?),
@@ -90,8 +93,8 @@ impl<'a> MultiView<'a> {
     }
 }
 
-fn read_task(message: &[u8]) -> Result<(SpecView<'_>, &str), Malformed> {
-    let (mut spec, mut method) = (SpecView::default(), "");
+fn read_task(message: Span<'_>) -> Result<(SpecView<'_>, Cow<'_, str>), Malformed> {
+    let (mut spec, mut method) = (SpecView::default(), Cow::Borrowed(""));
     for field in Fields::of(message) {
         match field? {
             (number::SPEC, value) => spec.merge(value.bytes()?)?,
@@ -103,23 +106,23 @@ fn read_task(message: &[u8]) -> Result<(SpecView<'_>, &str), Malformed> {
 }
 
 impl<'a> ExamplesView<'a> {
-    pub(crate) fn new(examples: Vec<&'a [u8]>, context: Option<&'a [u8]>) -> Self {
-        Self { examples, context: context.into_iter().collect() }
-    }
-
     /// The one kind of list or the other: whichever stands last replaces what there was.
-    fn merge(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
+    fn merge(&mut self, message: Span<'a>) -> Result<(), Malformed> {
         for field in Fields::of(message) {
             let (kind, list) = match field? {
                 (kind @ (number::EXAMPLE_LIST | number::EXAMPLE_LIST_WITH_CONTEXT), value) => (kind, value.bytes()?),
                 _ => continue,
             };
-            let mut input = Self::default();
+            let mut input = Self { list: Some(list), ..Self::default() };
             for field in Fields::of(list) {
                 match field? {
-                    (number::EXAMPLES, value) => input.examples.push(checked_example(value)?),
+                    (number::EXAMPLES, value) => {
+                        check_example(value.bytes()?)?;
+                        input.count += 1;
+                    }
                     (number::CONTEXT, value) if kind == number::EXAMPLE_LIST_WITH_CONTEXT => {
-                        input.context.push(checked_example(value)?);
+                        check_example(value.bytes()?)?;
+                        input.has_context = true;
                     }
                     _ => {}
                 }
@@ -132,37 +135,62 @@ impl<'a> ExamplesView<'a> {
     /// One string per example. A shared context goes before each: by the rules of protobuf a feature that both have is
     /// the example's.
     pub fn to_tensor(&self, limits: &Limits) -> Result<Tensor, Status> {
-        let context = self.context.concat();
-        let count = self.examples.len();
-        let repeated = context.len().saturating_mul(count);
-        if count > limits.max_tensor_elements {
-            return Err(Status::resource_exhausted(format!(
-                "there are {count} examples; this server takes at most {} (max_tensor_elements)",
-                limits.max_tensor_elements
-            )));
+        if self.has_context {
+            return self.with_context(limits);
         }
-        if repeated > limits.max_repeated_bytes {
-            return Err(Status::resource_exhausted(format!(
-                "the context of {} bytes for each of {count} examples makes {repeated}; this server fills in at most {} \
-                 (max_repeated_bytes)",
-                context.len(),
-                limits.max_repeated_bytes
-            )));
+        check_size(self.count, 0, limits)?;
+        let mut places = Vec::with_capacity(self.count);
+        for example in self.parts(number::EXAMPLES) {
+            places.push(example?.place().ok_or(Malformed)?);
         }
+        let message = self.list.as_ref().map(Span::message).unwrap_or_default();
+        Tensor::strings(list_shape(self.count)?, Arc::new(PlacedStrings { message, places }))
+    }
+
+    fn with_context(&self, limits: &Limits) -> Result<Tensor, Status> {
+        let context = self.parts(number::CONTEXT).collect::<Result<Vec<_>, _>>()?;
+        let context: Vec<u8> = context.into_iter().flat_map(Span::chunks).collect::<Vec<_>>().concat();
+        check_size(self.count, context.len(), limits)?;
         let mut strings = PackedStrings::default();
-        strings.bytes.reserve(repeated + self.examples.iter().map(|example| example.len()).sum::<usize>());
-        for example in &self.examples {
+        strings.bytes.reserve(context.len() * self.count + self.list.map_or(0, |list| list.len()));
+        for example in self.parts(number::EXAMPLES) {
             strings.bytes.extend_from_slice(&context);
-            strings.push(example);
+            example?.chunks().for_each(|chunk| strings.bytes.extend_from_slice(chunk));
+            strings.end();
         }
-        let shape = Shape::new([count as i64]).ok_or_else(|| Status::internal("a count is a shape: this is a bug"))?;
-        Tensor::strings(shape, Arc::new(strings))
+        Tensor::strings(list_shape(self.count)?, Arc::new(strings))
+    }
+
+    fn parts(&self, wanted: u32) -> impl Iterator<Item = Result<Span<'a>, Malformed>> {
+        self.list.into_iter().flat_map(move |list| submessages(list, wanted))
     }
 }
 
-/// The bytes of an example, if they are one: features by name, each a list of bytes, floats or integers.
-fn checked_example(value: Field<'_>) -> Result<&[u8], Malformed> {
-    let example = value.bytes()?;
+pub(crate) fn list_shape(count: usize) -> Result<Shape, Status> {
+    Shape::new([count as i64]).ok_or_else(|| Status::internal("a count is a shape: this is a bug"))
+}
+
+/// Whether so many examples may be made, each with a context of so many bytes.
+pub(crate) fn check_size(count: usize, context: usize, limits: &Limits) -> Result<(), Status> {
+    if count > limits.max_tensor_elements {
+        return Err(Status::resource_exhausted(format!(
+            "there are {count} examples; this server takes at most {} (max_tensor_elements)",
+            limits.max_tensor_elements
+        )));
+    }
+    let repeated = context.saturating_mul(count);
+    if repeated > limits.max_repeated_bytes {
+        return Err(Status::resource_exhausted(format!(
+            "the context of {context} bytes for each of {count} examples makes {repeated}; this server fills in at most {} \
+             (max_repeated_bytes)",
+            limits.max_repeated_bytes
+        )));
+    }
+    Ok(())
+}
+
+/// Whether these bytes are an example: features by name, each a list of bytes, floats or integers.
+fn check_example(example: Span<'_>) -> Result<(), Malformed> {
     for features in submessages(example, number::FEATURES) {
         for entry in submessages(features?, number::FEATURE) {
             for field in Fields::of(entry?) {
@@ -174,10 +202,10 @@ fn checked_example(value: Field<'_>) -> Result<&[u8], Malformed> {
             }
         }
     }
-    Ok(example)
+    Ok(())
 }
 
-fn check_feature(feature: &[u8]) -> Result<(), Malformed> {
+fn check_feature(feature: Span<'_>) -> Result<(), Malformed> {
     const BYTES_LIST: u32 = 1;
     const FLOAT_LIST: u32 = 2;
     for field in Fields::of(feature) {
@@ -199,7 +227,7 @@ fn check_feature(feature: &[u8]) -> Result<(), Malformed> {
 }
 
 /// The submessages in a field of this number.
-fn submessages(message: &[u8], wanted: u32) -> impl Iterator<Item = Result<&[u8], Malformed>> {
+fn submessages(message: Span<'_>, wanted: u32) -> impl Iterator<Item = Result<Span<'_>, Malformed>> {
     Fields::of(message).filter_map(move |field| match field {
         Ok((number, value)) if number == wanted => Some(value.bytes()),
         Ok(_) => None,
@@ -214,7 +242,7 @@ mod tests {
     #[test]
     fn tasks_beyond_all_need_are_refused() {
         let check = |count: usize| {
-            let bytes = b"\x0a\0".repeat(count);
+            let bytes = Arc::new(Pieces::from(b"\x0a\0".repeat(count)));
             let request = MultiView::read(&bytes).expect("well formed");
             (request.tasks.len(), request.check_tasks().is_ok())
         };
@@ -227,11 +255,11 @@ mod tests {
         let request = |example: &[u8]| {
             let list = [&[0x0a, example.len() as u8], example].concat();
             let input = [&[0x0a, list.len() as u8], &list[..]].concat();
-            [&[0x12, input.len() as u8], &input[..]].concat()
+            TaskView::read(&Arc::new(Pieces::from([&[0x12, input.len() as u8], &input[..]].concat()))).is_ok()
         };
         let float = b"\x0a\x0d\x0a\x0b\x0a\x01x\x12\x06\x12\x04\x0a\x02\0\0";
-        assert!(TaskView::read(&request(b"")).is_ok());
-        assert!(TaskView::read(&request(b"\x0a\x03\x0a\x01\xff")).is_err(), "a feature cut short");
-        assert!(TaskView::read(&request(float)).is_err(), "a float of two bytes");
+        assert!(request(b""));
+        assert!(!request(b"\x0a\x03\x0a\x01\xff"), "a feature cut short");
+        assert!(!request(float), "a float of two bytes");
     }
 }

@@ -3,22 +3,26 @@
 //! For the messages of every request, which are worth reading without building the whole message first: tensors go from
 //! the wire to where they are used in one copy. The encoding itself is prost's.
 
+use std::borrow::Cow;
+
 use prost::DecodeError;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 use servable_core::Status;
+
+use crate::span::Span;
 
 /// One field as it stands on the wire.
 #[derive(Clone, Copy, Debug)]
 pub enum Field<'a> {
     Varint(u64),
     /// Four or eight little-endian bytes.
-    Fixed(&'a [u8]),
+    Fixed(Span<'a>),
     /// A string, bytes, a message or packed values.
-    Bytes(&'a [u8]),
+    Bytes(Span<'a>),
 }
 
 impl<'a> Field<'a> {
-    pub fn bytes(self) -> Result<&'a [u8], Malformed> {
+    pub fn bytes(self) -> Result<Span<'a>, Malformed> {
         match self {
             Field::Bytes(bytes) => Ok(bytes),
             _ => Err(Malformed),
@@ -26,8 +30,11 @@ impl<'a> Field<'a> {
     }
 
     /// Text has to be UTF-8, as in any proto3 message.
-    pub fn text(self) -> Result<&'a str, Malformed> {
-        std::str::from_utf8(self.bytes()?).map_err(|_| Malformed)
+    pub fn text(self) -> Result<Cow<'a, str>, Malformed> {
+        match self.bytes()?.joined() {
+            Cow::Borrowed(bytes) => std::str::from_utf8(bytes).map(Cow::Borrowed).map_err(|_| Malformed),
+            Cow::Owned(bytes) => String::from_utf8(bytes).map(Cow::Owned).map_err(|_| Malformed),
+        }
     }
 
     pub fn varint(self) -> Result<u64, Malformed> {
@@ -56,10 +63,11 @@ impl From<Malformed> for Status {
 }
 
 /// The fields of a message, in the order of the wire; those of unknown groups are skipped.
-pub struct Fields<'a>(&'a [u8]);
+#[derive(Clone)]
+pub struct Fields<'a>(Span<'a>);
 
 impl<'a> Fields<'a> {
-    pub fn of(message: &'a [u8]) -> Self {
+    pub fn of(message: Span<'a>) -> Self {
         Self(message)
     }
 
@@ -84,10 +92,13 @@ impl<'a> Fields<'a> {
         Ok(None)
     }
 
-    fn take(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
-        let (taken, rest) = self.0.split_at_checked(length).ok_or(Malformed)?;
-        self.0 = rest;
-        Ok(taken)
+    fn take(&mut self, length: usize) -> Result<Span<'a>, Malformed> {
+        self.0.split_to(length).ok_or(Malformed)
+    }
+
+    /// Nothing is read any more.
+    fn end(&mut self) {
+        let _ = self.0.split_to(self.0.len());
     }
 }
 
@@ -97,7 +108,7 @@ impl<'a> Iterator for Fields<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         let outcome = self.read();
         if outcome.is_err() {
-            self.0 = &[];
+            self.end();
         }
         outcome.transpose()
     }

@@ -1,10 +1,14 @@
 //! `PredictRequest` and `PredictResponse`.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use bytes::BufMut;
 use servable_core::routes::Choice;
 use servable_core::{Status, Tensor};
 
 use crate::fields::{Field, Fields, Malformed};
+use crate::span::{Pieces, Span};
 use crate::tensor::{Form, TensorView, TensorWriter, delimited, start};
 
 mod number {
@@ -28,29 +32,29 @@ const MOST_NAMES: usize = 4096;
 /// A `ModelSpec` in place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SpecView<'a> {
-    pub name: &'a str,
+    pub name: Cow<'a, str>,
     pub choice: Choice,
     /// Empty for `serving_default`.
-    pub signature_name: &'a str,
+    pub signature_name: Cow<'a, str>,
 }
 
 /// A `PredictRequest` in place; tensors are found, not yet read.
 #[derive(Debug, Default)]
 pub struct PredictView<'a> {
     pub spec: Option<SpecView<'a>>,
-    pub inputs: Vec<(&'a str, TensorView<'a>)>,
-    pub output_filter: Vec<&'a str>,
+    pub inputs: Vec<(Cow<'a, str>, TensorView<'a>)>,
+    pub output_filter: Vec<Cow<'a, str>>,
     /// Whether there were more names than anybody needs; those beyond were not kept.
     has_too_many: bool,
 }
 
 impl<'a> SpecView<'a> {
-    pub(crate) fn merge(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
+    pub(crate) fn merge(&mut self, message: Span<'a>) -> Result<(), Malformed> {
         for field in Fields::of(message) {
             match field? {
                 (number::SPEC_NAME, value) => self.name = value.text()?,
                 (number::SPEC_SIGNATURE, value) => self.signature_name = value.text()?,
-                (number::SPEC_LABEL, value) => self.choice = Choice::Label(value.text()?.to_owned()),
+                (number::SPEC_LABEL, value) => self.choice = Choice::Label(value.text()?.into_owned()),
                 (number::SPEC_VERSION, value) => {
                     let mut version = 0;
                     for field in Fields::of(value.bytes()?) {
@@ -68,9 +72,9 @@ impl<'a> SpecView<'a> {
 }
 
 impl<'a> PredictView<'a> {
-    pub fn read(message: &'a [u8]) -> Result<Self, Malformed> {
+    pub fn read(message: &'a Arc<Pieces>) -> Result<Self, Malformed> {
         let mut request = Self::default();
-        for field in Fields::of(message) {
+        for field in Fields::of(Span::of(message)) {
             match field? {
                 (number::REQUEST_SPEC, value) => {
                     request.spec.get_or_insert_default().merge(value.bytes()?)?;
@@ -102,7 +106,7 @@ impl<'a> PredictView<'a> {
     }
 
     fn add_input(&mut self, entry: Field<'a>) -> Result<(), Malformed> {
-        let mut name = "";
+        let mut name = Cow::Borrowed("");
         let mut tensor = TensorView::default();
         for field in Fields::of(entry.bytes()?) {
             match field? {
@@ -119,7 +123,7 @@ impl<'a> PredictView<'a> {
     fn keep_last_of_each_name(&mut self) {
         if self.inputs.len() > 1 {
             self.inputs.reverse();
-            self.inputs.sort_by(|a, b| a.0.cmp(b.0)); // stable: the last of each name comes first
+            self.inputs.sort_by(|a, b| a.0.cmp(&b.0)); // stable: the last of each name comes first
             self.inputs.dedup_by(|later, first| later.0 == first.0);
         }
     }
@@ -209,6 +213,10 @@ mod tests {
     use crate::messages::tensorflow::serving::{ModelSpec, PredictRequest, PredictResponse, model_spec::VersionChoice};
     use crate::messages::tensorflow::{TensorProto, TensorShapeProto, tensor_shape_proto::Dim};
 
+    fn message(bytes: Vec<u8>) -> Arc<Pieces> {
+        Arc::new(bytes.into())
+    }
+
     fn two_floats() -> TensorProto {
         let tensor_shape =
             Some(TensorShapeProto { dim: vec![Dim { size: 2, name: String::new() }], unknown_rank: false });
@@ -228,12 +236,12 @@ mod tests {
             client_id: Some(b"someone".to_vec()),
             ..PredictRequest::default()
         };
-        let bytes = request.encode_to_vec();
+        let bytes = message(request.encode_to_vec());
         let view = PredictView::read(&bytes).expect("well formed");
-        let spec = SpecView { name: "m", choice: Choice::Version(7), signature_name: "s" };
+        let spec = SpecView { name: "m".into(), choice: Choice::Version(7), signature_name: "s".into() };
         assert_eq!(view.spec, Some(spec));
         assert_eq!(view.output_filter, ["y"]);
-        let names: Vec<_> = view.inputs.iter().map(|(name, _)| *name).collect();
+        let names: Vec<_> = view.inputs.iter().map(|(name, _)| name.clone()).collect();
         assert_eq!(names, ["a", "x"]);
         assert_eq!(view.inputs[1].1.to_tensor("x", &Limits::default()).expect("valid").value_bytes(), 8);
     }
@@ -244,7 +252,7 @@ mod tests {
             let tensor = TensorProto { dtype: 1, float_val: vec![value], ..TensorProto::default() };
             PredictRequest { inputs: [("x".to_owned(), tensor)].into(), ..PredictRequest::default() }.encode_to_vec()
         };
-        let bytes = [one(1.0), one(2.0)].concat();
+        let bytes = message([one(1.0), one(2.0)].concat());
         let view = PredictView::read(&bytes).expect("well formed");
         assert_eq!(view.inputs.len(), 1);
         let tensor = view.inputs[0].1.to_tensor("x", &Limits::default()).expect("valid");
@@ -254,7 +262,7 @@ mod tests {
     #[test]
     fn names_beyond_all_need_are_not_kept() {
         let view = |count: usize| {
-            let bytes = b"\x12\0\x1a\0".repeat(count);
+            let bytes = message(b"\x12\0\x1a\0".repeat(count));
             let view = PredictView::read(&bytes).expect("well formed");
             (view.inputs.len() + view.output_filter.len(), view.check_names().is_ok())
         };
@@ -265,7 +273,7 @@ mod tests {
     #[test]
     fn bytes_that_are_no_request_are_refused() {
         for bytes in [&b"\xff\xff\xff"[..], b"\x0a\x05ab", b"\x1a\x01\xff", b"\x0a\x03\x0a\x01\xff"] {
-            assert!(PredictView::read(bytes).is_err(), "{bytes:?}");
+            assert!(PredictView::read(&message(bytes.to_vec())).is_err(), "{bytes:?}");
         }
     }
 

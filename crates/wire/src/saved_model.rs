@@ -1,6 +1,7 @@
 //! What a SavedModel offers: the signatures of its meta graphs.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
@@ -10,6 +11,7 @@ use servable_core::{DataType, Endpoint, Limits, Signature, Slot, Status, Tensor}
 use crate::fields::Fields;
 use crate::messages::tensorflow::{MetaGraphDef, SavedModel, SignatureDef, TensorInfo, tensor_info::Encoding};
 use crate::reflect;
+use crate::span::{Pieces, Span};
 use crate::tensor::{TensorView, delimited, start};
 
 /// The number of `MetaGraphDef.signature_def`, a map.
@@ -52,21 +54,21 @@ pub fn signatures(
 }
 
 fn default_tensor(name: &str, value: &crate::messages::tensorflow::TensorProto) -> Result<Tensor, Status> {
-    let bytes = value.encode_to_vec();
+    let message = Arc::new(Pieces::from(value.encode_to_vec()));
     let mut view = TensorView::default();
-    view.merge(&bytes)?;
+    view.merge(Span::of(&message))?;
     view.to_tensor(name, &Limits::default())
 }
 
 /// What a serialised `MetaGraphDef` says to those who ask for metadata: its signatures, not a bit changed.
-pub fn description(meta_graph: &[u8]) -> Result<Description, Status> {
+pub fn description(meta_graph: Bytes) -> Result<Description, Status> {
     let mut signature_map = Vec::new();
-    for field in Fields::of(meta_graph) {
+    for field in Fields::of(Span::of(&Arc::new(Pieces::from(meta_graph)))) {
         if let (META_GRAPH_SIGNATURES, value) = field? {
             let entry = value.bytes()?;
             signature_map.reserve(delimited(SIGNATURE_MAP_SIGNATURES, entry.len()));
             start(SIGNATURE_MAP_SIGNATURES, entry.len(), &mut signature_map);
-            signature_map.extend_from_slice(entry);
+            entry.chunks().for_each(|chunk| signature_map.extend_from_slice(chunk));
         }
     }
     let json = reflect::decode_in_full("tensorflow.serving.SignatureDefMap", &signature_map)

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use bytes::BufMut;
+use bytes::{Buf, BufMut};
 use prost::encoding::{WireType, decode_varint, encode_key, encode_varint, encoded_len_varint, key_len};
-use servable_core::tensor::{AlignedBytes, PackedStrings, aligned_bytes};
+use servable_core::tensor::{AlignedBytes, MAX_RANK, PackedStrings, StringArray, aligned_bytes};
 use servable_core::{DataType, Limits, Shape, Status, Tensor};
 use smallvec::SmallVec;
 
 use crate::fields::{Field, Fields, Malformed};
+use crate::span::{PlacedStrings, Span};
 
 mod number {
     pub(super) const DTYPE: u32 = 1;
@@ -58,32 +59,42 @@ fn typed_field(dtype: DataType) -> Option<(u32, Encoding)> {
     })
 }
 
+/// Encodings of one tensor that a message may hold, which are to be merged. Writers of protobuf make one.
+const MOST_ENCODINGS: usize = 16;
+
 /// A `TensorProto` in place: its parts found, its values not yet read.
 #[derive(Clone, Debug, Default)]
 pub struct TensorView<'a> {
     dtype: i32,
     sizes: SmallVec<[i64; 4]>,
-    content: &'a [u8],
-    /// Every other field that may hold values, with its number.
-    values: SmallVec<[(u32, Field<'a>); 1]>,
+    content: Option<Span<'a>>,
+    /// Where typed values are. A message may hold one value per field, so these are looked for only when asked for.
+    encodings: SmallVec<[Span<'a>; 1]>,
 }
 
 impl<'a> TensorView<'a> {
     /// Takes the fields of another encoding of the same message: what protobuf calls merging.
-    pub fn merge(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
+    pub fn merge(&mut self, message: Span<'a>) -> Result<(), Malformed> {
+        let mut has_values = false;
         for field in Fields::of(message) {
             match field? {
                 (number::DTYPE, value) => self.dtype = value.varint()? as i32,
                 (number::SHAPE, value) => self.merge_shape(value.bytes()?)?,
-                (number::CONTENT, value) => self.content = value.bytes()?,
-                (number, value) if number::VALUES.contains(&number) => self.values.push((number, value)),
+                (number::CONTENT, value) => self.content = Some(value.bytes()?),
+                (number, _) if number::VALUES.contains(&number) => has_values = true,
                 _ => {}
             }
+        }
+        if has_values {
+            if self.encodings.len() == MOST_ENCODINGS {
+                return Err(Malformed);
+            }
+            self.encodings.push(message);
         }
         Ok(())
     }
 
-    fn merge_shape(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
+    fn merge_shape(&mut self, message: Span<'a>) -> Result<(), Malformed> {
         for field in Fields::of(message) {
             if let (number::SHAPE_DIM, value) = field? {
                 let mut size = 0;
@@ -92,7 +103,10 @@ impl<'a> TensorView<'a> {
                         size = value.varint()? as i64;
                     }
                 }
-                self.sizes.push(size);
+                // One too many is enough to see that there are too many.
+                if self.sizes.len() <= MAX_RANK {
+                    self.sizes.push(size);
+                }
             }
         }
         Ok(())
@@ -113,35 +127,37 @@ impl<'a> TensorView<'a> {
                 limits.max_tensor_elements
             )));
         }
+        let content = self.content.filter(|content| !content.is_empty());
         if dtype == DataType::String {
-            let strings = if elements == 0 {
-                PackedStrings::default()
-            } else if self.content.is_empty() {
-                self.typed_strings(name, elements, limits)?
-            } else {
-                strings_of_content(self.content, elements).ok_or_else(parse_error)?
+            let strings: Arc<dyn StringArray> = match content {
+                _ if elements == 0 => Arc::new(PackedStrings::default()),
+                Some(content) => Arc::new(strings_of_content(content, elements).ok_or_else(parse_error)?),
+                None => self.typed_strings(name, elements, limits)?,
             };
-            return Tensor::strings(shape, Arc::new(strings));
+            return Tensor::strings(shape, strings);
         }
         let (Some(size), Some((field, encoding))) = (dtype.size(), typed_field(dtype)) else {
             return Err(parse_error());
         };
-        let bytes = if elements == 0 {
-            aligned_bytes(0)
-        } else if self.content.is_empty() {
-            self.typed_values(name, elements, size, field, encoding, limits)?
-        } else if self.content.len() == elements * size {
-            let mut bytes = aligned_bytes(self.content.len());
-            bytes.extend_from_slice(self.content);
-            bytes
-        } else {
-            return Err(parse_error());
+        let bytes = match content {
+            _ if elements == 0 => aligned_bytes(0),
+            Some(content) if content.len() == elements * size => {
+                let mut bytes = aligned_bytes(content.len());
+                content.chunks().for_each(|chunk| bytes.extend_from_slice(chunk));
+                bytes
+            }
+            Some(_) => return Err(parse_error()),
+            None => self.typed_values(name, elements, size, field, encoding, limits)?,
         };
         Tensor::fixed(dtype, shape, Arc::new(bytes))
     }
 
-    fn chunks(&self, field: u32) -> impl Iterator<Item = Field<'a>> {
-        self.values.iter().filter(move |(number, _)| *number == field).map(|(_, value)| *value)
+    /// The fields with this number, in order.
+    fn values(&self, wanted: u32) -> impl Iterator<Item = Result<Field<'a>, Malformed>> {
+        self.encodings.iter().flat_map(|message| Fields::of(*message)).filter_map(move |field| match field {
+            Ok((number, value)) => (number == wanted).then_some(Ok(value)),
+            Err(malformed) => Some(Err(malformed)),
+        })
     }
 
     fn typed_values(
@@ -154,28 +170,34 @@ impl<'a> TensorView<'a> {
         limits: &Limits,
     ) -> Result<AlignedBytes, Status> {
         let wanted = elements * size;
-        let on_the_wire: usize = self.chunks(field).map(|chunk| most_values(chunk, encoding, size)).sum();
+        let mut on_the_wire = 0_usize;
+        for value in self.values(field) {
+            on_the_wire = on_the_wire.saturating_add(most_values(value?, encoding, size));
+        }
         check_repeated(name, wanted.saturating_sub(on_the_wire.saturating_mul(size)), limits)?;
         let mut bytes = aligned_bytes(wanted);
-        for chunk in self.chunks(field) {
-            append_values(&mut bytes, chunk, encoding, size, wanted)?;
+        for value in self.values(field) {
+            append_values(&mut bytes, value?, encoding, size, wanted)?;
         }
         bytes.truncate(bytes.len() / size * size);
         repeat_last(&mut bytes, size, wanted);
         Ok(bytes)
     }
 
-    fn typed_strings(&self, name: &str, elements: usize, limits: &Limits) -> Result<PackedStrings, Status> {
-        let mut strings = PackedStrings::default();
-        let mut last: &[u8] = &[];
-        for chunk in self.chunks(number::STRING_VAL).take(elements) {
-            last = chunk.bytes()?;
-            strings.push(last);
+    fn typed_strings(&self, name: &str, elements: usize, limits: &Limits) -> Result<Arc<dyn StringArray>, Status> {
+        let mut places = Vec::new();
+        let mut last = None;
+        for value in self.values(number::STRING_VAL).take(elements) {
+            let string = value?.bytes()?;
+            places.push(string.place().ok_or(Malformed)?);
+            last = Some(string);
         }
-        let missing = elements - strings.ends.len();
-        check_repeated(name, missing.saturating_mul(last.len() + size_of::<usize>()), limits)?;
-        (0..missing).for_each(|_| strings.push(last));
-        Ok(strings)
+        let missing = elements - places.len();
+        let last_length = last.map_or(0, |string| string.len());
+        check_repeated(name, missing.saturating_mul(last_length + size_of::<usize>()), limits)?;
+        places.resize(elements, places.last().copied().unwrap_or_default());
+        let message = self.encodings.first().map(Span::message).unwrap_or_default();
+        Ok(Arc::new(PlacedStrings { message, places }))
     }
 }
 
@@ -209,15 +231,11 @@ fn append_values(
 ) -> Result<(), Malformed> {
     let room = wanted - bytes.len();
     match (encoding, chunk) {
-        (Encoding::Packed { unit }, Field::Bytes(values)) if values.len() % unit == 0 => {
-            bytes.extend_from_slice(&values[..values.len().min(room)]);
-        }
-        (Encoding::Packed { unit }, Field::Fixed(value)) if value.len() == unit => {
-            bytes.extend_from_slice(&value[..unit.min(room)]);
-        }
-        (Encoding::Raw, Field::Bytes(values)) => bytes.extend_from_slice(&values[..values.len().min(room)]),
+        (Encoding::Packed { unit }, Field::Bytes(values)) if values.len() % unit == 0 => append(bytes, values, room),
+        (Encoding::Packed { unit }, Field::Fixed(value)) if value.len() == unit => append(bytes, value, room),
+        (Encoding::Raw, Field::Bytes(values)) => append(bytes, values, room),
         (Encoding::Signed | Encoding::Unsigned, Field::Bytes(mut values)) => {
-            while !values.is_empty() {
+            while values.has_remaining() {
                 let value = decode_varint(&mut values)?;
                 if bytes.len() < wanted {
                     append_integer(bytes, value, size);
@@ -232,6 +250,15 @@ fn append_values(
         _ => return Err(Malformed),
     }
     Ok(())
+}
+
+/// Appends bytes as they lie, as far as there is room.
+fn append(bytes: &mut AlignedBytes, values: Span<'_>, mut room: usize) {
+    for chunk in values.chunks() {
+        let fitting = chunk.len().min(room);
+        bytes.extend_from_slice(&chunk[..fitting]);
+        room -= fitting;
+    }
 }
 
 /// The low bytes of the value: wider values wrap, as a narrowing conversion does in C.
@@ -260,19 +287,17 @@ fn repeat_last(bytes: &mut AlignedBytes, size: usize, wanted: usize) {
 }
 
 /// Strings in `tensor_content`: all lengths as varints, then all bytes. `None` unless they are exactly `elements`.
-fn strings_of_content(content: &[u8], elements: usize) -> Option<PackedStrings> {
+fn strings_of_content(content: Span<'_>, elements: usize) -> Option<PlacedStrings> {
     if elements > content.len() {
         return None; // every length takes a byte at least
     }
     let mut rest = content;
-    let mut ends = Vec::with_capacity(elements);
-    let mut end = 0_usize;
+    let mut lengths = Vec::with_capacity(elements);
     for _ in 0..elements {
-        let length = usize::try_from(decode_varint(&mut rest).ok()?).ok()?;
-        end = end.checked_add(length)?;
-        ends.push(end);
+        lengths.push(u32::try_from(decode_varint(&mut rest).ok()?).ok()?);
     }
-    (rest.len() == end).then(|| PackedStrings { bytes: rest.to_vec(), ends })
+    let places = lengths.into_iter().map(|length| rest.split_to(length as usize)?.place()).collect::<Option<_>>()?;
+    rest.is_empty().then(|| PlacedStrings { message: rest.message(), places })
 }
 
 /// How an answer holds its values.
@@ -370,13 +395,13 @@ impl<'a> TensorWriter<'a> {
             if self.form == Form::Typed {
                 for string in all() {
                     start(number::STRING_VAL, string.len(), buffer);
-                    buffer.put_slice(string);
+                    buffer.put_slice(&string);
                 }
                 return;
             }
             start(number::CONTENT, self.values_length, buffer);
             all().for_each(|string| encode_varint(string.len() as u64, buffer));
-            all().for_each(|string| buffer.put_slice(string));
+            all().for_each(|string| buffer.put_slice(&string));
             return;
         }
         start(self.values_field(), self.values_length, buffer);
@@ -426,6 +451,7 @@ mod tests {
 
     use super::*;
     use crate::messages::tensorflow::{TensorProto, TensorShapeProto, tensor_shape_proto::Dim};
+    use crate::span::Pieces;
 
     fn proto(dtype: DataType, sizes: &[i64]) -> TensorProto {
         let dim = sizes.iter().map(|size| Dim { size: *size, name: String::new() }).collect();
@@ -434,9 +460,13 @@ mod tests {
     }
 
     fn read(proto: &TensorProto) -> Result<Tensor, Status> {
-        let bytes = proto.encode_to_vec();
+        read_bytes(proto.encode_to_vec())
+    }
+
+    fn read_bytes(bytes: Vec<u8>) -> Result<Tensor, Status> {
+        let message = Arc::new(Pieces::from(bytes));
         let mut view = TensorView::default();
-        view.merge(&bytes)?;
+        view.merge(Span::of(&message))?;
         view.to_tensor("x", &Limits::default())
     }
 
@@ -467,9 +497,7 @@ mod tests {
                 writer.write(&mut bytes);
                 assert_eq!(bytes.len(), writer.len(), "{dtype} {form:?}");
                 TensorProto::decode(&*bytes).expect("prost reads it too");
-                let mut view = TensorView::default();
-                view.merge(&bytes).expect("well formed");
-                let again = view.to_tensor("x", &Limits::default()).expect("valid");
+                let again = read_bytes(bytes).expect("valid");
                 assert_eq!(again.bytes(), tensor.bytes(), "{dtype} {form:?}");
                 assert_eq!(again.shape(), tensor.shape());
             }
@@ -485,11 +513,9 @@ mod tests {
             let mut bytes = Vec::new();
             writer.write(&mut bytes);
             assert_eq!(bytes.len(), writer.len());
-            let mut view = TensorView::default();
-            view.merge(&bytes).expect("well formed");
-            let again = view.to_tensor("x", &Limits::default()).expect("valid");
+            let again = read_bytes(bytes).expect("valid");
             let strings = again.string_values().expect("strings");
-            assert_eq!((strings.get(0), strings.get(1), strings.get(2)), (&b"a"[..], &b""[..], &b"\xff\0"[..]));
+            assert_eq!((&*strings.get(0), &*strings.get(1), &*strings.get(2)), (&b"a"[..], &b""[..], &b"\xff\0"[..]));
         }
     }
 

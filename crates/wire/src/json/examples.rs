@@ -2,13 +2,15 @@
 //!
 //! The kind of a feature is decided by how its values are written, not by the model: `80` is an integer, `80.0` is not.
 
+use std::sync::Arc;
+
 use prost::encoding::{encode_varint, encoded_len_varint};
 use servable_core::examples::Computed;
 use servable_core::limits::Limits;
 use servable_core::status::Status;
-use servable_core::tensor::Tensor;
+use servable_core::tensor::{PackedStrings, Tensor};
 
-use crate::examples::ExamplesView;
+use crate::examples::{check_size, list_shape};
 use crate::json::document::Document;
 use crate::json::explain::json_type;
 use crate::json::number::{integral, real};
@@ -54,12 +56,18 @@ impl Document<'_> {
         if list.text.first() != Some(&b'[') {
             return Err(self.wrong("Expecting 'examples' value to be an list/array"));
         }
-        let examples: Vec<Vec<u8>> = Elements::of(list.text).map(example).collect::<Result<_, _>>()?;
-        if examples.is_empty() {
+        let count = Elements::of(list.text).count();
+        if count == 0 {
             return Err(self.wrong("'examples' value is an empty array"));
         }
-        let examples = examples.iter().map(Vec::as_slice).collect();
-        ExamplesView::new(examples, context.as_deref()).to_tensor(limits)
+        let context = context.unwrap_or_default();
+        check_size(count, context.len(), limits)?;
+        let mut strings = PackedStrings::default();
+        for text in Elements::of(list.text) {
+            strings.bytes.extend_from_slice(&context);
+            strings.push(&example(text)?);
+        }
+        Tensor::strings(list_shape(count)?, Arc::new(strings))
     }
 }
 

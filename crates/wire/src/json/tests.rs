@@ -215,7 +215,7 @@ fn rows_are_stacked_along_a_new_first_dimension() {
     let read = read.expect("valid");
     assert_eq!(read[0].1.shape().sizes(), [2, 2]);
     assert_eq!(read[1].1.shape().sizes(), [2]);
-    assert_eq!(read[1].1.string_values().expect("strings").get(1), b"b");
+    assert_eq!(&*read[1].1.string_values().expect("strings").get(1), b"b");
     let deep = |levels: usize| format!(r#"{{"instances":[{{"f":{}1{}}}]}}"#, "[".repeat(levels), "]".repeat(levels));
     assert_eq!(tensors(&deep(253), &inputs[..1]).expect("valid")[0].1.shape().rank(), 254);
     let refused = Status::invalid_argument("tensor parsing error: f");

@@ -270,12 +270,12 @@ impl Answer {
                             std::iter::once("b64"),
                             |name| name,
                             |out, _| {
-                                text::quote_base64(string, &mut out.text);
+                                text::quote_base64(&string, &mut out.text);
                                 Ok(())
                             },
                         );
                     }
-                    text::quote(string, &mut out.text);
+                    text::quote(&string, &mut out.text);
                     Ok(())
                 })
             }

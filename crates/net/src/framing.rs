@@ -1,0 +1,361 @@
+//! gRPC's framing: the one message of a call in, messages and a status out.
+//!
+//! A message stays in the frames that brought it, so that its tensors are the first and only copy of their values.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use flate2::read::{MultiGzDecoder, ZlibDecoder};
+use futures_util::{Stream, StreamExt};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use prost::Message;
+use servable_core::{Code, Status};
+use servable_wire::span::{Pieces, Span};
+
+use crate::body::{BODY_TIMEOUT, InflateError, Share, inflate};
+
+/// A message is preceded by a byte about its compression and four of length.
+const PREFIX_BYTES: usize = 5;
+/// Smaller frames are joined: each one that is kept also keeps the buffer that it was read into.
+const SMALL_FRAME: usize = 8 << 10;
+/// Room for joined frames.
+const JOINED_BYTES: usize = 64 << 10;
+/// Codings that requests may have.
+const CODINGS: &str = "gzip,deflate,identity";
+
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const GRPC_STATUS: &str = "grpc-status";
+const GRPC_ENCODING: &str = "grpc-encoding";
+const GRPC_ACCEPT_ENCODING: &str = "grpc-accept-encoding";
+
+pub(crate) type GrpcResponse = Response<tonic::body::Body>;
+
+/// Longer messages are cut, as clients of TensorFlow Serving know it; trailers have to stay small.
+const LONGEST_MESSAGE: usize = 1024;
+const CUT: &str = "...TRUNCATED";
+
+#[derive(Clone, Copy)]
+enum Coding {
+    Gzip,
+    Deflate,
+}
+
+/// The message of a call, of at most so many bytes. Its announced length is taken from the budget before anything comes.
+pub(crate) async fn read_message(
+    request: Request<Incoming>,
+    share: &Share,
+    most: usize,
+    deadline: Option<Instant>,
+) -> Result<Arc<Pieces>, tonic::Status> {
+    let coding = coding(request.headers())?;
+    let reading = async {
+        let mut message = Incomplete::default();
+        let mut body = request.into_body();
+        while let Some(data) = next_data(&mut body).await? {
+            message.push(data, share, most)?;
+        }
+        message.whole(coding, share, most)
+    };
+    let outcome = match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), reading).await.unwrap_or_else(|_| Err(timed_out())),
+        None => reading.await,
+    };
+    outcome.map(Arc::new).map_err(|status| edge_status(&status))
+}
+
+/// What `grpc-encoding` says, as far as it is understood here.
+fn coding(headers: &HeaderMap) -> Result<Option<Coding>, tonic::Status> {
+    let Some(name) = headers.get(GRPC_ENCODING) else { return Ok(None) };
+    match name.as_bytes() {
+        b"identity" => Ok(None),
+        b"gzip" => Ok(Some(Coding::Gzip)),
+        b"deflate" => Ok(Some(Coding::Deflate)),
+        _ => {
+            let text = format!("messages in the encoding {name:?} are not understood here; {CODINGS} are");
+            let mut status = edge_status(&Status::unimplemented(text));
+            let codings = tonic::metadata::MetadataValue::from_static(CODINGS);
+            status.metadata_mut().insert(GRPC_ACCEPT_ENCODING, codings);
+            Err(status)
+        }
+    }
+}
+
+/// The next piece of a body; `CANCELLED` if none comes for long, or ever.
+async fn next_data(body: &mut Incoming) -> Result<Option<Bytes>, Status> {
+    loop {
+        let frame = tokio::time::timeout(BODY_TIMEOUT, body.frame()).await.map_err(|_| {
+            let seconds = BODY_TIMEOUT.as_secs();
+            Status::new(Code::Cancelled, format!("the request message did not go on for {seconds} s"))
+        })?;
+        match frame {
+            None => return Ok(None),
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
+            Some(Err(failure)) => {
+                return Err(Status::new(Code::Cancelled, format!("the request message broke off: {failure}")));
+            }
+        }
+    }
+}
+
+/// A message on its way in.
+#[derive(Default)]
+struct Incomplete {
+    prefix: [u8; PREFIX_BYTES],
+    prefix_seen: usize,
+    announced: usize,
+    seen: usize,
+    pieces: Pieces,
+    /// Small frames, to be joined.
+    joined: BytesMut,
+}
+
+impl Incomplete {
+    fn push(&mut self, mut data: Bytes, share: &Share, most: usize) -> Result<(), Status> {
+        if self.prefix_seen < PREFIX_BYTES {
+            let missing = (PREFIX_BYTES - self.prefix_seen).min(data.len());
+            data.split_to(missing).copy_to_slice(&mut self.prefix[self.prefix_seen..][..missing]);
+            self.prefix_seen += missing;
+            if self.prefix_seen < PREFIX_BYTES {
+                return Ok(());
+            }
+            let [_, length @ ..] = self.prefix;
+            self.announced = u32::from_be_bytes(length) as usize;
+            if self.announced > most {
+                return Err(Status::resource_exhausted(format!(
+                    "the request message of {} bytes is larger than {most}, the most that this server takes (max_message_bytes)",
+                    self.announced
+                )));
+            }
+            share.take(self.announced)?;
+        }
+        self.seen += data.len();
+        if self.seen > self.announced {
+            return Err(Status::invalid_argument("a call of this method has one message"));
+        }
+        if data.len() >= SMALL_FRAME || data.len() == self.announced {
+            self.keep_joined();
+            self.pieces.push(data);
+        } else {
+            self.joined.extend_from_slice(&data);
+            if self.joined.len() >= JOINED_BYTES {
+                self.keep_joined();
+            }
+        }
+        Ok(())
+    }
+
+    fn keep_joined(&mut self) {
+        self.pieces.push(self.joined.split().freeze());
+    }
+
+    fn whole(mut self, coding: Option<Coding>, share: &Share, most: usize) -> Result<Pieces, Status> {
+        if self.prefix_seen < PREFIX_BYTES || self.seen < self.announced {
+            return Err(Status::internal(format!(
+                "the request ended after {} of {} bytes of its message",
+                self.seen, self.announced
+            )));
+        }
+        self.keep_joined();
+        match (self.prefix[0], coding) {
+            (0, _) => Ok(self.pieces),
+            (1, Some(coding)) => decompressed(self.pieces, coding, share, most),
+            (1, None) => {
+                Err(Status::internal("the message is marked as compressed, but grpc-encoding does not say how"))
+            }
+            (flag, _) => Err(Status::internal(format!("the message begins with {flag}; 0 or 1 would be right"))),
+        }
+    }
+}
+
+fn decompressed(pieces: Pieces, coding: Coding, share: &Share, most: usize) -> Result<Pieces, Status> {
+    let pieces = Arc::new(pieces);
+    let compressed = Span::of(&pieces).reader();
+    let plain = match coding {
+        Coding::Gzip => inflate(MultiGzDecoder::new(compressed), most, share),
+        Coding::Deflate => inflate(ZlibDecoder::new(compressed), most, share),
+    };
+    plain.map(Pieces::from).map_err(|failure| match failure {
+        InflateError::Broken => Status::internal("the compressed request message cannot be decompressed"),
+        InflateError::TooLarge => Status::resource_exhausted(format!(
+            "the request message, decompressed, is larger than {most} bytes, the most that this server takes \
+             (max_message_bytes)"
+        )),
+        InflateError::NoRoom(status) => status,
+    })
+}
+
+/// A message of so many bytes with its prefix, written straight into its frame. `RESOURCE_EXHAUSTED` if its length cannot
+/// be announced.
+pub(crate) fn framed(length: usize, write: impl FnOnce(&mut BytesMut)) -> Result<Bytes, Status> {
+    let announced = u32::try_from(length).map_err(|_| {
+        Status::resource_exhausted(format!("the answer has {length} bytes; gRPC has messages of less than 4 GiB"))
+    })?;
+    let mut buffer = BytesMut::with_capacity(PREFIX_BYTES + length);
+    buffer.put_u8(0);
+    buffer.put_u32(announced);
+    write(&mut buffer);
+    Ok(buffer.freeze())
+}
+
+pub(crate) fn framed_message(message: &impl Message) -> Result<Bytes, Status> {
+    framed(message.encoded_len(), |buffer| message.encode_raw(buffer))
+}
+
+/// The answer to a call: one message, or why there is none.
+pub(crate) fn answered(outcome: Result<Bytes, tonic::Status>) -> GrpcResponse {
+    match outcome {
+        Ok(message) => {
+            let mut trailers = HeaderMap::with_capacity(1);
+            trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
+            let body = Full::new(message).with_trailers(std::future::ready(Some(Ok(trailers))));
+            headed(tonic::body::Body::new(body))
+        }
+        Err(status) => status.into_http(),
+    }
+}
+
+/// The answer to a call that is told something again and again, until it has enough of it.
+pub(crate) fn streamed(messages: impl Stream<Item = Bytes> + Send + 'static) -> GrpcResponse {
+    let frames = messages.map(|message| Ok::<_, tonic::Status>(Frame::data(message)));
+    headed(tonic::body::Body::new(StreamBody::new(frames)))
+}
+
+fn headed(body: tonic::body::Body) -> GrpcResponse {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, GRPC);
+    response
+}
+
+/// The status as gRPC has it.
+pub(crate) fn edge_status(status: &Status) -> tonic::Status {
+    let code = tonic::Code::from_i32(status.code as i32);
+    let message = &status.message;
+    if message.len() <= LONGEST_MESSAGE {
+        return tonic::Status::new(code, message.as_ref());
+    }
+    let end = (0..=LONGEST_MESSAGE).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
+    tonic::Status::new(code, format!("{}{CUT}", &message[..end]))
+}
+
+/// When a call has to be done that says so: `grpc-timeout` is up to eight digits and a unit.
+pub(crate) fn deadline(headers: &HeaderMap) -> Option<Instant> {
+    Instant::now().checked_add(timeout(headers.get("grpc-timeout")?.as_bytes())?)
+}
+
+fn timeout(text: &[u8]) -> Option<Duration> {
+    let (unit, digits) = text.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let amount: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some(match unit {
+        b'H' => Duration::from_secs(amount * 3600),
+        b'M' => Duration::from_secs(amount * 60),
+        b'S' => Duration::from_secs(amount),
+        b'm' => Duration::from_millis(amount),
+        b'u' => Duration::from_micros(amount),
+        b'n' => Duration::from_nanos(amount),
+        _ => return None,
+    })
+}
+
+fn timed_out() -> Status {
+    Status::new(Code::DeadlineExceeded, "Timed out waiting for notification")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::{GzEncoder, ZlibEncoder};
+
+    use super::*;
+    use crate::body::Budget;
+
+    fn read(frames: &[&[u8]], coding: Option<Coding>, most: usize) -> Result<Bytes, Status> {
+        let share = Share::of(&Budget::new(1 << 20));
+        let mut message = Incomplete::default();
+        for frame in frames {
+            message.push(Bytes::copy_from_slice(frame), &share, most)?;
+        }
+        message.whole(coding, &share, most).map(|pieces| pieces.to_bytes())
+    }
+
+    #[test]
+    fn a_message_may_come_in_any_pieces() {
+        let whole = b"\0\0\0\0\x03abc";
+        for first in 0..whole.len() {
+            for second in first..whole.len() {
+                let frames = [&whole[..first], &whole[first..second], &whole[second..]];
+                assert_eq!(read(&frames, None, 3).expect("well formed"), &b"abc"[..]);
+            }
+        }
+        let large = vec![7_u8; 3 * SMALL_FRAME];
+        let prefix = [&[0][..], &(large.len() as u32).to_be_bytes()].concat();
+        let (small, rest) = large.split_at(10);
+        let frames = [&prefix, small, &rest[..SMALL_FRAME], &rest[SMALL_FRAME..]];
+        assert_eq!(read(&frames, None, 1 << 20).expect("well formed"), large);
+        assert_eq!(read(&[b"\0\0\0\0\0"], None, 0).expect("an empty message"), &b""[..]);
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused() {
+        let code = |frames: &[&[u8]], most: usize| read(frames, None, most).expect_err("no message").code;
+        assert_eq!(code(&[], 9), Code::Internal);
+        assert_eq!(code(&[b"\0\0\0\0"], 9), Code::Internal);
+        assert_eq!(code(&[b"\0\0\0\0\x03ab"], 9), Code::Internal);
+        assert_eq!(code(&[b"\0\0\0\0\x03abcd"], 9), Code::InvalidArgument);
+        assert_eq!(code(&[b"\0\0\0\0\x03abc", b"\0\0\0\0\0"], 9), Code::InvalidArgument);
+        assert_eq!(code(&[b"\0\0\0\0\x0a"], 9), Code::ResourceExhausted);
+        assert_eq!(code(&[b"\0\xff\xff\xff\xff"], 9), Code::ResourceExhausted);
+        assert_eq!(code(&[b"\x01\0\0\0\0"], 9), Code::Internal);
+        assert_eq!(code(&[b"\x02\0\0\0\0"], 9), Code::Internal);
+        let prefix = [&[0][..], &(2_u32 << 20).to_be_bytes()].concat();
+        assert_eq!(code(&[&prefix], 1 << 30), Code::ResourceExhausted, "beyond the budget");
+    }
+
+    #[test]
+    fn messages_are_decompressed_within_the_limit() {
+        let framed = |data: &[u8]| [&[1][..], &(data.len() as u32).to_be_bytes(), data].concat();
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(&[7; 1000]).expect("memory takes it");
+        let gzip = framed(&gzip.finish().expect("memory takes it"));
+        let mut deflate = ZlibEncoder::new(Vec::new(), Compression::fast());
+        deflate.write_all(&[7; 1000]).expect("memory takes it");
+        let deflate = framed(&deflate.finish().expect("memory takes it"));
+        assert_eq!(read(&[&gzip], Some(Coding::Gzip), 1000).expect("well formed"), vec![7; 1000]);
+        assert_eq!(read(&[&deflate], Some(Coding::Deflate), 1000).expect("well formed"), vec![7; 1000]);
+        let code = |data: &[u8], coding, most| read(&[data], Some(coding), most).expect_err("refused").code;
+        assert_eq!(code(&gzip, Coding::Gzip, 999), Code::ResourceExhausted);
+        assert_eq!(code(&gzip, Coding::Deflate, 1000), Code::Internal);
+        assert_eq!(code(&framed(b"no gzip"), Coding::Gzip, 1000), Code::Internal);
+    }
+
+    #[test]
+    fn timeouts_are_read() {
+        for good in ["1H", "10M", "99999999S", "400m", "5u", "7n"] {
+            assert!(timeout(good.as_bytes()).is_some(), "{good}");
+        }
+        for bad in ["", "S", "1", "123456789m", "-1m", "+1m", "1x", "1.5S"] {
+            assert!(timeout(bad.as_bytes()).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn long_messages_are_cut() {
+        let cut = |message: String| edge_status(&Status::internal(message)).message().to_owned();
+        assert_eq!(cut("a".repeat(1024)).len(), 1024);
+        assert_eq!(cut("a".repeat(1025)), format!("{}{CUT}", "a".repeat(1024)));
+        assert_eq!(cut("é".repeat(600)).len(), 1024 + CUT.len());
+        assert_eq!(cut(format!("a{}", "é".repeat(600))).len(), 1023 + CUT.len());
+    }
+}
