@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 import threading
@@ -71,6 +72,39 @@ def test_calls_that_nobody_waits_for_are_not_run(tmp_path: Path) -> None:
         count.model_spec.signature_name = "read"
         (counted,) = client.predict(count).outputs["count"].int64_val
         assert counted < len(waiting), "a few may have come before the slow one"
+
+
+def send_slow(server: ServerProcess) -> socket.socket:
+    """A connection over which a request of the slow model has been sent."""
+    connection = socket.create_connection(("127.0.0.1", server.rest_port), timeout=TIMEOUT_S)
+    body = b'{"instances": [1]}'
+    head = (
+        f"POST /v1/models/slow:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+def read_all(connection: socket.socket) -> bytes:
+    with connection.makefile("rb") as file:
+        return file.read()
+
+
+def test_rest_requests_that_nobody_waits_for_are_not_run(tmp_path: Path) -> None:
+    (tmp_path / "monitoring").write_text("prometheus_config { enable: true }")
+    flags = ["--grpc_max_threads=1", f"--monitoring_config_file={tmp_path / 'monitoring'}"]
+    with serving([Model("slow", MODELS / "slow")], tmp_path, *flags) as server, send_slow(server) as running:
+        for _ in range(20):
+            send_slow(server).close()
+        assert read_all(running).startswith(b"HTTP/1.1 200")
+        with send_slow(server) as last:
+            # It has no more to say, which does not mean that it has gone: it is answered.
+            last.shutdown(socket.SHUT_WR)
+            assert read_all(last).startswith(b"HTTP/1.1 200")
+        with Rest(server.rest_port) as rest:
+            page = rest.get("/monitoring/prometheus/metrics").body.decode()
+        (runs,) = re.findall(r':runtime_latency_count\{model_name="slow".*\} (\d+)', page)
+        assert 2 <= int(runs) < 20, "a few may have come before the first one"
 
 
 def test_failures_do_not_earn_the_network_thread(client: Grpc, server: ServerProcess) -> None:

@@ -1,6 +1,7 @@
 //! A loaded version of a model: its signatures and the session that runs them.
 
 use std::collections::HashMap;
+use std::future::{Future, Pending, pending};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -21,6 +22,21 @@ pub enum Placement {
     Caller,
     /// The session's pool, while the caller waits, at most so long.
     Pool { timeout: Option<Duration> },
+}
+
+/// Who waits for a run, until when.
+#[derive(Debug)]
+pub struct Caller<G = Pending<()>> {
+    pub deadline: Option<Instant>,
+    /// Done when nobody waits any more. One whose future is dropped instead has gone as well.
+    pub gone: G,
+}
+
+impl Caller {
+    /// One that waits until the deadline, and does not go but by dropping the future that it waits for.
+    pub fn until(deadline: Option<Instant>) -> Self {
+        Self { deadline, gone: pending() }
+    }
 }
 
 /// Something that computes tensors from tensors. Called from many threads at once.
@@ -95,17 +111,17 @@ impl Servable {
     pub async fn run(
         self: Arc<Self>,
         mut call: Call,
-        deadline: Option<Instant>,
+        caller: Caller<impl Future<Output = ()>>,
         threads: &Handle,
     ) -> Result<Answer, Status> {
-        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        if caller.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(timed_out());
         }
         let signature = call.signature;
         let outputs = std::mem::take(&mut call.outputs);
         let tensors = match self.signatures[signature].1.stage(call.input_bytes) {
             Stage::Inline => self.timed_run(&call, Stage::Inline, Placement::Caller),
-            stage => Arc::clone(&self).run_elsewhere(call, stage, deadline, threads).await,
+            stage => Arc::clone(&self).run_elsewhere(call, stage, caller, threads).await,
         }?;
         Ok(Answer { servable: self, signature, outputs, tensors })
     }
@@ -114,7 +130,7 @@ impl Servable {
         self: Arc<Self>,
         call: Call,
         stage: Stage,
-        deadline: Option<Instant>,
+        Caller { deadline, gone }: Caller<impl Future<Output = ()>>,
         threads: &Handle,
     ) -> Result<Vec<Tensor>, Status> {
         let servable = Arc::clone(&self);
@@ -126,16 +142,29 @@ impl Servable {
             let placement = if stage == Stage::Pooled { Placement::Pool { timeout } } else { Placement::Caller };
             servable.timed_run(&call, stage, placement)
         };
-        let mut waiting = AbortOnDrop(threads.spawn_blocking(work));
+        let mut run = AbortOnDrop(threads.spawn_blocking(work));
+        let done = async {
+            tokio::select! {
+                biased;
+                outcome = &mut run.0 => outcome,
+                () = async { tokio::time::sleep(QUEUEING).await; gone.await } => {
+                    run.0.abort(); // of no effect on a run that has begun
+                    (&mut run.0).await
+                }
+            }
+        };
         let outcome = match deadline {
             // Whatever the run does at its deadline, the client need not wait for it.
-            Some(deadline) => {
-                tokio::time::timeout_at(deadline.into(), &mut waiting.0).await.map_err(|_| timed_out())?
-            }
-            None => (&mut waiting.0).await,
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), done).await.map_err(|_| timed_out())?,
+            None => done.await,
         };
-        outcome
-            .unwrap_or_else(|failure| Err(Status::internal(format!("running model {} failed: {failure}", self.name))))
+        outcome.unwrap_or_else(|failure| {
+            Err(if failure.is_cancelled() {
+                Status::new(Code::Cancelled, "the client went before its request was begun")
+            } else {
+                Status::internal(format!("running model {} failed: {failure}", self.name))
+            })
+        })
     }
 
     fn timed_run(&self, call: &Call, stage: Stage, placement: Placement) -> Result<Vec<Tensor>, Status> {
@@ -147,6 +176,19 @@ impl Servable {
         }
         outcome
     }
+}
+
+/// A run that has waited so long for its thread is not begun if its caller has gone. Before that, a caller that seems to
+/// have gone may only have no more to say.
+const QUEUEING: Duration = Duration::from_millis(100);
+
+/// Does work on one of `threads`, unless nobody waits for it any more by the time it could begin.
+pub async fn aside<T: Send + 'static>(
+    threads: &Handle,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Status> {
+    let mut work = AbortOnDrop(threads.spawn_blocking(work));
+    (&mut work.0).await.map_err(|failure| Status::internal(format!("a part of the request's work failed: {failure}")))
 }
 
 /// Takes work back that has not begun when nobody waits for it any more.

@@ -1,14 +1,15 @@
 //! What all handlers share: the routes, the settings, the counters.
 
+use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use servable_core::examples::{self, Computed, Task};
+use servable_core::examples::{self, Computed, Plan, Task};
 use servable_core::predict::{self, Call};
 use servable_core::routes::RouteTable;
-use servable_core::servable::{Answer, Servable};
+use servable_core::servable::{Answer, Caller, Servable, aside};
 use servable_core::signature::DEFAULT_SIGNATURE;
 use servable_core::{Code, Limits, Signature, Status, Tensor};
 
@@ -20,6 +21,15 @@ use crate::health::Health;
 use crate::metrics::{Entry, Metrics};
 
 const DEFAULT_REQUESTS_IN_FLIGHT: usize = 10_000;
+
+/// Bytes of JSON that are read in about a millisecond.
+const BRIEF_WORK: usize = 256 << 10;
+/// Tensors are copied this many times as fast as JSON is read.
+pub(crate) const COPYING: usize = 16;
+/// Bytes of JSON that a byte of values makes, when it is a part of a number.
+pub(crate) const PRINTING: usize = 4;
+/// How much a small compressed body may become.
+pub(crate) const INFLATION: usize = 64;
 
 /// What a request that is one too many is told.
 pub(crate) fn overloaded() -> Status {
@@ -91,17 +101,30 @@ impl App {
         self.in_flight.enter()
     }
 
+    /// Does work that takes about as long as reading so many bytes of JSON. Much of it is done on another thread: the
+    /// network thread has other requests.
+    pub(crate) async fn work<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        if bytes <= BRIEF_WORK { Ok(work()) } else { aside(self.threads()?, work).await }
+    }
+
+    fn threads(&self) -> Result<&Handle, Status> {
+        self.threads.get().ok_or_else(|| Status::internal("not started: this is a bug"))
+    }
+
     /// Runs a call and checks that its answer may be sent.
     pub(crate) async fn run(
         &self,
         servable: Arc<Servable>,
         call: Call,
         api: &str,
-        deadline: Option<Instant>,
+        caller: Caller<impl Future<Output = ()>>,
     ) -> Result<Answer, Status> {
         let start = self.metrics.as_ref().map(|_| Instant::now());
-        let threads = self.threads.get().ok_or_else(|| Status::internal("not started: this is a bug"))?;
-        let answer = servable.run(call, deadline, threads).await?;
+        let answer = servable.run(call, caller, self.threads()?).await?;
         if let (Some(metrics), Some(start)) = (&self.metrics, start) {
             metrics.ran(answer.servable().name(), api, start.elapsed());
         }
@@ -129,24 +152,44 @@ impl App {
         Ok(signature)
     }
 
-    /// Runs tasks over the same examples as one call; what they computed comes in their order.
+    /// Runs tasks as one call. What they computed comes in their order, with the names of their signatures.
     pub(crate) async fn run_tasks(
         &self,
+        planned: Planned,
+        caller: Caller<impl Future<Output = ()>>,
+    ) -> Result<Vec<(String, Computed)>, Status> {
+        let Planned { servable, api, signatures, call, plan } = planned;
+        let computed = plan.computed(&self.run(servable, call, api, caller).await?)?;
+        Ok(signatures.into_iter().zip(computed).collect())
+    }
+
+    pub(crate) fn check_method_name(&self, signature: &Signature) -> Result<(), Status> {
+        if self.settings.check_method_names { predict::check_method_name(signature) } else { Ok(()) }
+    }
+}
+
+/// Tasks over the same examples that fit their signatures, ready to run.
+pub(crate) struct Planned {
+    pub(crate) servable: Arc<Servable>,
+    api: &'static str,
+    signatures: Vec<String>,
+    call: Call,
+    plan: Plan,
+}
+
+impl Planned {
+    pub(crate) fn new(
         servable: &Arc<Servable>,
         tasks: &[(Task, &Signature)],
         examples: &Tensor,
-        deadline: Option<Instant>,
-    ) -> Result<Vec<Computed>, Status> {
+    ) -> Result<Self, Status> {
         let (call, plan) = examples::plan(tasks, examples)?;
         let api = match tasks {
             [(task, _)] => task.api(),
             _ => MULTI_INFERENCE,
         };
-        plan.computed(&self.run(Arc::clone(servable), call, api, deadline).await?)
-    }
-
-    pub(crate) fn check_method_name(&self, signature: &Signature) -> Result<(), Status> {
-        if self.settings.check_method_names { predict::check_method_name(signature) } else { Ok(()) }
+        let signatures = tasks.iter().map(|(_, signature)| signature.name.clone()).collect();
+        Ok(Self { servable: Arc::clone(servable), api, signatures, call, plan })
     }
 }
 

@@ -16,6 +16,7 @@ use prost::Message;
 use servable_core::{Code, Status};
 use servable_wire::span::{Pieces, Span};
 
+use crate::app::{App, INFLATION};
 use crate::body::{BODY_TIMEOUT, InflateError, Share, inflate};
 
 /// A message is preceded by a byte about its compression and four of length.
@@ -46,8 +47,9 @@ enum Coding {
 
 /// The message of a call, of at most so many bytes. Its announced length is taken from the budget before anything comes.
 pub(crate) async fn read_message(
+    app: &App,
     request: Request<Incoming>,
-    share: &Share,
+    share: &Arc<Share>,
     most: usize,
     deadline: Option<Instant>,
 ) -> Result<Arc<Pieces>, tonic::Status> {
@@ -58,7 +60,13 @@ pub(crate) async fn read_message(
         while let Some(data) = next_data(&mut body).await? {
             message.push(data, share, most)?;
         }
-        message.whole(coding, share, most)
+        match message.whole(coding)? {
+            (pieces, None) => Ok(pieces),
+            (pieces, Some(coding)) => {
+                let share = Arc::clone(share);
+                app.work(pieces.len() * INFLATION, move || decompressed(pieces, coding, &share, most)).await?
+            }
+        }
     };
     let outcome = match deadline {
         Some(deadline) => tokio::time::timeout_at(deadline.into(), reading).await.unwrap_or_else(|_| Err(timed_out())),
@@ -156,7 +164,8 @@ impl Incomplete {
         self.pieces.push(self.joined.split().freeze());
     }
 
-    fn whole(mut self, coding: Option<Coding>, share: &Share, most: usize) -> Result<Pieces, Status> {
+    /// The message, and how it is compressed if it is.
+    fn whole(mut self, coding: Option<Coding>) -> Result<(Pieces, Option<Coding>), Status> {
         if self.prefix_seen < PREFIX_BYTES || self.seen < self.announced {
             return Err(Status::internal(format!(
                 "the request ended after {} of {} bytes of its message",
@@ -165,8 +174,8 @@ impl Incomplete {
         }
         self.keep_joined();
         match (self.prefix[0], coding) {
-            (0, _) => Ok(self.pieces),
-            (1, Some(coding)) => decompressed(self.pieces, coding, share, most),
+            (0, _) => Ok((self.pieces, None)),
+            (1, Some(coding)) => Ok((self.pieces, Some(coding))),
             (1, None) => {
                 Err(Status::internal("the message is marked as compressed, but grpc-encoding does not say how"))
             }
@@ -287,7 +296,11 @@ mod tests {
         for frame in frames {
             message.push(Bytes::copy_from_slice(frame), &share, most)?;
         }
-        message.whole(coding, &share, most).map(|pieces| pieces.to_bytes())
+        let pieces = match message.whole(coding)? {
+            (pieces, None) => pieces,
+            (pieces, Some(coding)) => decompressed(pieces, coding, &share, most)?,
+        };
+        Ok(pieces.to_bytes())
     }
 
     #[test]

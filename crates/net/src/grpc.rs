@@ -13,7 +13,7 @@ use prost_types::Any;
 use servable_core::examples::Task;
 use servable_core::predict::{Call, bind};
 use servable_core::routes::Choice;
-use servable_core::servable::Servable;
+use servable_core::servable::{Answer, Caller, Servable};
 use servable_core::signature::DEFAULT_SIGNATURE;
 use servable_core::{Code, Status};
 use servable_wire::fields::Malformed;
@@ -27,7 +27,7 @@ use servable_wire::predict::{PredictView, PredictWriter};
 use servable_wire::span::{Pieces, Span};
 use servable_wire::tensor::Form;
 
-use crate::app::{self, App, PREDICT};
+use crate::app::{self, App, COPYING, PREDICT};
 use crate::body::Share;
 use crate::control;
 use crate::framing::{GrpcResponse, answered, deadline, edge_status, framed, framed_message, read_message, streamed};
@@ -105,8 +105,8 @@ where
 {
     let most = app.settings.limits.max_message_bytes.min(most);
     // Held until the answer is there: what the handler works on is still the message.
-    let share = Share::of(&app.budget);
-    answered(match read_message(call.request, &share, most, call.deadline).await {
+    let share = Arc::new(Share::of(&app.budget));
+    answered(match read_message(app, call.request, &share, most, call.deadline).await {
         Ok(message) => handler(Arc::clone(app), message).await.map_err(|status| edge_status(&status)),
         Err(refusal) => Err(refusal),
     })
@@ -129,21 +129,29 @@ fn decode<M: Message + Default>(message: &Arc<Pieces>) -> Result<M, Status> {
 
 async fn predict(app: Arc<App>, message: Arc<Pieces>, deadline: Option<Instant>) -> Result<Bytes, Status> {
     const ENTRY: Entry = Entry { api: PREDICT, entrypoint: "GRPC" };
-    let start = Instant::now();
-    let (model, bound) = match PredictView::read(&message) {
-        Ok(request) => {
-            let model = request.spec.as_ref().map_or_else(String::new, |spec| spec.name.clone().into_owned());
-            (model, bind_predict(&app, request))
+    let (start, length) = (Instant::now(), message.len());
+    let bound = {
+        let app = Arc::clone(&app);
+        move || match PredictView::read(&message) {
+            Ok(request) => {
+                let model = request.spec.as_ref().map_or_else(String::new, |spec| spec.name.clone().into_owned());
+                (model, bind_predict(&app, request))
+            }
+            Err(malformed) => (String::new(), Err(malformed.into())),
         }
-        Err(malformed) => (String::new(), Err(malformed.into())),
     };
+    let (model, bound) = app.work(length / COPYING, bound).await?;
     let outcome = match bound {
-        Ok((servable, call)) => app.run(servable, call, PREDICT, deadline).await,
+        Ok((servable, call)) => app.run(servable, call, PREDICT, Caller::until(deadline)).await,
         Err(status) => Err(status),
     };
     app.count(&model, ENTRY, outcome.as_ref().map(|_| ()), start.elapsed());
     let answer = outcome?;
     let form = if app.settings.tensor_content { Form::Content } else { Form::Typed };
+    app.work(answer.value_bytes() / COPYING, move || write_predict(&answer, form)).await?
+}
+
+fn write_predict(answer: &Answer, form: Form) -> Result<Bytes, Status> {
     let (servable, signature) = (answer.servable(), answer.signature());
     let writer = PredictWriter::new(answer.outputs(), form, servable.name(), servable.version(), &signature.name);
     framed(writer.len(), |buffer| writer.write(buffer))
@@ -237,8 +245,8 @@ fn health_answer(ready: bool) -> HealthCheckResponse {
 /// Tells the health at once and again whenever it changes.
 async fn watch_health(app: &App, call: Opened) -> GrpcResponse {
     const SERVICE_UNKNOWN: i32 = 3;
-    let share = Share::of(&app.budget);
-    let message = match read_message(call.request, &share, SMALL_MESSAGE_BYTES, call.deadline).await {
+    let share = Arc::new(Share::of(&app.budget));
+    let message = match read_message(app, call.request, &share, SMALL_MESSAGE_BYTES, call.deadline).await {
         Ok(message) => message,
         Err(refusal) => return answered(Err(refusal)),
     };

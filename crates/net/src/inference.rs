@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use servable_core::examples::{Computed, Task};
-use servable_core::servable::Servable;
+use servable_core::servable::{Caller, Servable};
 use servable_core::signature::DEFAULT_SIGNATURE;
 use servable_core::{Signature, Status};
 use servable_wire::examples::{MultiView, TaskView};
@@ -20,7 +20,7 @@ use servable_wire::messages::tensorflow::serving::{
 use servable_wire::predict::SpecView;
 use servable_wire::span::Pieces;
 
-use crate::app::App;
+use crate::app::{App, Planned};
 use crate::framing::framed_message;
 use crate::grpc::missing_spec;
 use crate::metrics::Entry;
@@ -32,50 +32,61 @@ pub(crate) async fn run_task(
     task: Task,
     deadline: Option<Instant>,
 ) -> Result<Bytes, Status> {
-    let start = Instant::now();
-    let mut model = String::new();
-    let outcome = run_task_uncounted(&app, &message, task, deadline, &mut model).await;
+    let (start, length) = (Instant::now(), message.len());
+    let planned = {
+        let app = Arc::clone(&app);
+        move || match TaskView::read(&message) {
+            Ok(request) => {
+                let model = request.spec.as_ref().map_or_else(String::new, |spec| spec.name.clone().into_owned());
+                (model, plan_task(&app, task, request))
+            }
+            Err(malformed) => (String::new(), Err(malformed.into())),
+        }
+    };
+    let (model, planned) = app.work(length, planned).await?;
+    let outcome = match planned {
+        Ok(planned) => answer_task(&app, planned, deadline).await,
+        Err(status) => Err(status),
+    };
     let entry = Entry { api: task.api(), entrypoint: "GRPC" };
     app.count(&model, entry, outcome.as_ref().map(|_| ()), start.elapsed());
     outcome
 }
 
-async fn run_task_uncounted(
-    app: &App,
-    message: &Arc<Pieces>,
-    task: Task,
-    deadline: Option<Instant>,
-    model: &mut String,
-) -> Result<Bytes, Status> {
-    let request = TaskView::read(message)?;
+fn plan_task(app: &App, task: Task, request: TaskView<'_>) -> Result<Planned, Status> {
     let spec = request.spec.ok_or_else(missing_spec)?;
-    spec.name.as_ref().clone_into(model);
     let servable = app.routes.current().resolve(&spec.name, &spec.choice)?;
     let signature = app.task_signature(&servable, &spec.signature_name, task)?;
-    let examples = request.input.to_tensor(&app.settings.limits)?;
-    let computed = app.run_tasks(&servable, &[(task, signature)], &examples, deadline).await?;
+    Planned::new(&servable, &[(task, signature)], &request.input.to_tensor(&app.settings.limits)?)
+}
+
+async fn answer_task(app: &App, planned: Planned, deadline: Option<Instant>) -> Result<Bytes, Status> {
+    let servable = Arc::clone(&planned.servable);
+    let mut computed = app.run_tasks(planned, Caller::until(deadline)).await?;
+    let (signature, computed) =
+        computed.pop().ok_or_else(|| Status::internal("a task without a result: this is a bug"))?;
     let model_spec = Some(echoed(&servable, signature));
-    match computed.into_iter().next() {
-        Some(Computed::Classes(classes)) => {
+    match computed {
+        Computed::Classes(classes) => {
             framed_message(&ClassificationResponse { result: Some(classification(classes)), model_spec })
         }
-        Some(Computed::Values(values)) => {
+        Computed::Values(values) => {
             framed_message(&RegressionResponse { result: Some(regression(values)), model_spec })
         }
-        None => Err(Status::internal("a task without a result: this is a bug")),
     }
 }
 
 /// Answers MultiInference: all tasks in one run. The first one says which version of the model that is.
 pub(crate) async fn run_tasks(app: Arc<App>, message: Arc<Pieces>, deadline: Option<Instant>) -> Result<Bytes, Status> {
-    let request = MultiView::read(&message)?;
-    let (first, _) =
-        request.tasks.first().ok_or_else(|| Status::invalid_argument("ModelSpec has no name specified."))?;
-    let servable = app.routes.current().resolve(&first.name, &first.choice)?;
-    let tasks = checked_tasks(&app, &servable, &request)?;
-    let examples = request.input.to_tensor(&app.settings.limits)?;
-    let computed = app.run_tasks(&servable, &tasks, &examples, deadline).await?;
-    let results = tasks.iter().zip(computed).map(|((_, signature), computed)| InferenceResult {
+    let length = message.len();
+    let planned = {
+        let app = Arc::clone(&app);
+        move || plan_tasks(&app, &MultiView::read(&message)?)
+    };
+    let planned = app.work(length, planned).await??;
+    let servable = Arc::clone(&planned.servable);
+    let computed = app.run_tasks(planned, Caller::until(deadline)).await?;
+    let results = computed.into_iter().map(|(signature, computed)| InferenceResult {
         model_spec: Some(echoed(&servable, signature)),
         result: Some(match computed {
             Computed::Classes(classes) => TaskResult::ClassificationResult(classification(classes)),
@@ -83,6 +94,14 @@ pub(crate) async fn run_tasks(app: Arc<App>, message: Arc<Pieces>, deadline: Opt
         }),
     });
     framed_message(&MultiInferenceResponse { results: results.collect() })
+}
+
+fn plan_tasks(app: &App, request: &MultiView<'_>) -> Result<Planned, Status> {
+    let (first, _) =
+        request.tasks.first().ok_or_else(|| Status::invalid_argument("ModelSpec has no name specified."))?;
+    let servable = app.routes.current().resolve(&first.name, &first.choice)?;
+    let tasks = checked_tasks(app, &servable, request)?;
+    Planned::new(&servable, &tasks, &request.input.to_tensor(&app.settings.limits)?)
 }
 
 /// What is to be done with which signature, in the order of checks that clients know.
@@ -118,10 +137,10 @@ fn checked_tasks<'a>(
     request.tasks.iter().map(check).collect()
 }
 
-fn echoed(servable: &Servable, signature: &Signature) -> ModelSpec {
+fn echoed(servable: &Servable, signature_name: String) -> ModelSpec {
     ModelSpec {
         name: servable.name().to_owned(),
-        signature_name: signature.name.clone(),
+        signature_name,
         version_choice: Some(VersionChoice::Version(servable.version())),
     }
 }

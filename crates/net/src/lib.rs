@@ -10,6 +10,7 @@ mod health;
 mod inference;
 mod listen;
 mod metrics;
+mod peer;
 mod rest;
 mod server;
 mod shard;

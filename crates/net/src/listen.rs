@@ -18,11 +18,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use servable_core::{Code, Status};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpSocket, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener};
 use tokio::sync::{Semaphore, watch};
 
 use crate::app::App;
 use crate::body::Sent;
+use crate::peer::Watched;
 use crate::shard::{Accepted, Shards, Stream};
 use crate::{grpc, rest};
 
@@ -41,6 +42,8 @@ const CONCURRENT_STREAMS: u32 = 1024;
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 const HEADER_LIST_BYTES: u32 = 64 << 10;
+/// Headers of a REST request.
+const MOST_HEADERS: usize = 512;
 
 /// Which protocol a listener speaks.
 #[derive(Clone, Copy, Debug)]
@@ -163,50 +166,49 @@ fn is_socket(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
-/// Serves a connection until either side is done with it.
-pub(crate) async fn serve_connection<S>(stream: S, app: Arc<App>, protocol: Protocol, watcher: Watcher)
+/// Serves gRPC on a connection until either side is done with it.
+pub(crate) async fn serve_grpc<S>(stream: S, app: Arc<App>, watcher: Watcher)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let stream = TokioIo::new(stream);
-    match protocol {
-        Protocol::Grpc => {
-            let service = service_fn(move |request| {
-                let app = Arc::clone(&app);
-                // Boxed: the whole of a call's state is moved several times on its way into a task.
-                Box::pin(async move {
-                    let handler = grpc::handle(Arc::clone(&app), request);
-                    Ok::<_, Infallible>(answer(&app, handler, grpc::overloaded, grpc::panicked).await)
-                })
-            });
-            let connection = http2::Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .initial_stream_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
-                .max_concurrent_streams(CONCURRENT_STREAMS)
-                .max_header_list_size(HEADER_LIST_BYTES)
-                .keep_alive_interval(PING_INTERVAL)
-                .keep_alive_timeout(PING_TIMEOUT)
-                .auto_date_header(false)
-                .serve_connection(stream, service);
-            let _ = watcher.watch(connection).await;
-        }
-        Protocol::Rest => {
-            let service = service_fn(move |request| {
-                let app = Arc::clone(&app);
-                Box::pin(async move {
-                    let handler = rest::handle(Arc::clone(&app), request);
-                    Ok::<_, Infallible>(answer(&app, handler, rest::overloaded, rest::panicked).await)
-                })
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .half_close(true)
-                .serve_connection(stream, service);
-            let _ = watcher.watch(connection).await;
-        }
-    }
+    let service = service_fn(move |request| {
+        let app = Arc::clone(&app);
+        // Boxed: the whole of a call's state is moved several times on its way into a task.
+        Box::pin(async move {
+            let handler = grpc::handle(Arc::clone(&app), request);
+            Ok::<_, Infallible>(answer(&app, handler, grpc::overloaded, grpc::panicked).await)
+        })
+    });
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(CONCURRENT_STREAMS)
+        .max_header_list_size(HEADER_LIST_BYTES)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(stream), service);
+    let _ = watcher.watch(connection).await;
+}
+
+/// Serves REST on a connection until either side is done with it.
+pub(crate) async fn serve_rest(stream: TcpStream, app: Arc<App>, watcher: Watcher) {
+    let (stream, peer) = Watched::new(stream);
+    let service = service_fn(move |request| {
+        let (app, peer) = (Arc::clone(&app), peer.clone());
+        Box::pin(async move {
+            let handler = rest::handle(Arc::clone(&app), peer, request);
+            Ok::<_, Infallible>(answer(&app, handler, rest::overloaded, rest::panicked).await)
+        })
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_headers(MOST_HEADERS)
+        .half_close(true)
+        .serve_connection(TokioIo::new(stream), service);
+    let _ = watcher.watch(connection).await;
 }
 
 /// The answer to a request, which is in flight until all of it is sent. One too many is refused before it is looked at.

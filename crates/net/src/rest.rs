@@ -1,5 +1,6 @@
 //! The REST edge: targets and bodies to calls, statuses to numbers.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,15 +13,16 @@ use hyper::body::{Body, Incoming};
 use servable_core::examples::Task;
 use servable_core::predict::{Call, bind};
 use servable_core::routes::Choice;
-use servable_core::servable::Servable;
+use servable_core::servable::{Answer, Caller, Servable};
 use servable_core::signature::DEFAULT_SIGNATURE;
 use servable_core::{Code, Status, Tensor};
 use servable_wire::json::{self, Document, Format};
 use servable_wire::target::{self, Target, TargetError, Verb};
 
-use crate::app::{self, App, PREDICT};
+use crate::app::{self, App, INFLATION, PREDICT, PRINTING, Planned};
 use crate::body::{BODY_TIMEOUT, InflateError, Share, inflate};
 use crate::metrics::{Entry, Metrics};
+use crate::peer::Peer;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain");
@@ -34,7 +36,7 @@ const BODY_STEP: usize = 64 << 10;
 const BODY_ROOM: usize = 16 << 20;
 
 /// Answers one request.
-pub(crate) async fn handle(app: Arc<App>, request: Request<Incoming>) -> RestResponse {
+pub(crate) async fn handle(app: Arc<App>, peer: Peer, request: Request<Incoming>) -> RestResponse {
     let target = target_text(&request);
     if let Some(path) = &app.settings.metrics_path
         && request.uri().path() == path
@@ -60,7 +62,7 @@ pub(crate) async fn handle(app: Arc<App>, request: Request<Incoming>) -> RestRes
         return html(StatusCode::NOT_FOUND);
     }
     let cors = app.settings.cors;
-    let mut response = answer(app, request, &target).await;
+    let mut response = answer(app, &peer, request, &target).await;
     if cors {
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
@@ -85,7 +87,7 @@ fn target_text(request: &Request<Incoming>) -> String {
     request.uri().path_and_query().map_or_else(String::new, |target| target.as_str().to_owned())
 }
 
-async fn answer(app: Arc<App>, request: Request<Incoming>, target: &str) -> RestResponse {
+async fn answer(app: Arc<App>, peer: &Peer, request: Request<Incoming>, target: &str) -> RestResponse {
     let malformed = |method: &Method| Status::invalid_argument(format!("Malformed request: {method} {target}"));
     let method = request.method().clone();
     let start = Instant::now();
@@ -94,7 +96,7 @@ async fn answer(app: Arc<App>, request: Request<Incoming>, target: &str) -> Rest
         Method::POST => match target::parse_inference(target) {
             Ok(parsed) => {
                 let (model, api) = (parsed.name.clone(), verb_name(parsed.verb));
-                (model, api, infer(&app, parsed, request).await)
+                (model, api, infer(&app, peer, parsed, request).await)
             }
             Err(refusal) => (String::new(), "", Err(target_status(refusal, malformed(&method)))),
         },
@@ -149,46 +151,67 @@ fn question(app: &App, target: &Target) -> Result<Vec<u8>, Status> {
     Ok(json::write_status(&routes.status(&target.name, version)?))
 }
 
-async fn infer(app: &App, target: Target, request: Request<Incoming>) -> Result<Vec<u8>, Status> {
-    let compressed = is_gzip(&request);
+async fn infer(app: &Arc<App>, peer: &Peer, target: Target, request: Request<Incoming>) -> Result<Vec<u8>, Status> {
+    let is_compressed = is_gzip(&request);
     // Held until the answer is there.
-    let share = Share::of(&app.budget);
+    let share = Arc::new(Share::of(&app.budget));
     let body = read_body(request.into_body(), app.settings.limits.max_body_bytes, &share).await?;
-    let body = if compressed { decompressed(&body, app.settings.limits.max_decompressed_bytes, &share)? } else { body };
+    let body = if is_compressed { inflated(app, body, &share).await? } else { body };
     let deadline = app.settings.rest_timeout.map(|timeout| Instant::now() + timeout);
+    let caller = Caller { deadline, gone: peer.left() };
     let task = match target.verb {
         Verb::Classify => Task::Classify,
         Verb::Regress => Task::Regress,
-        _ => return predict(app, &target, body, deadline).await,
+        _ => return predict(app, target, body, caller).await,
     };
-    run_task(app, &target, body, task, deadline).await
+    run_task(app, target, body, task, caller).await
+}
+
+async fn inflated(app: &App, body: Bytes, share: &Arc<Share>) -> Result<Bytes, Status> {
+    let (most, share) = (app.settings.limits.max_decompressed_bytes, Arc::clone(share));
+    app.work(body.len() * INFLATION, move || decompressed(&body, most, &share)).await?
 }
 
 async fn run_task(
-    app: &App,
-    target: &Target,
+    app: &Arc<App>,
+    target: Target,
     body: Bytes,
     task: Task,
-    deadline: Option<Instant>,
+    caller: Caller<impl Future<Output = ()>>,
 ) -> Result<Vec<u8>, Status> {
-    let (signature_name, examples) = {
-        let document = Document::parse(&body, &app.settings.limits)?;
-        (document.signature_name()?.unwrap_or_default(), document.examples(&app.settings.limits)?)
-    };
-    drop(body);
-    let servable = app.routes.current().resolve(&target.name, &target.choice)?;
-    let signature = app.task_signature(&servable, &signature_name, task)?;
-    let computed = app.run_tasks(&servable, &[(task, signature)], &examples, deadline).await?;
-    let computed = computed.first().ok_or_else(|| Status::internal("a task without a result: this is a bug"))?;
+    let (length, shared) = (body.len(), Arc::clone(app));
+    let planned = app.work(length, move || read_task(&shared, &target, &body, task)).await??;
+    let computed = app.run_tasks(planned, caller).await?;
+    let (_, computed) = computed.first().ok_or_else(|| Status::internal("a task without a result: this is a bug"))?;
     Ok(json::write_computed(computed))
 }
 
-async fn predict(app: &App, target: &Target, body: Bytes, deadline: Option<Instant>) -> Result<Vec<u8>, Status> {
-    let (servable, call, format) = read_predict(app, target, &body)?;
-    drop(body);
-    let answer = app.run(servable, call, PREDICT, deadline).await?;
+fn read_task(app: &App, target: &Target, body: &[u8], task: Task) -> Result<Planned, Status> {
+    let limits = &app.settings.limits;
+    let document = Document::parse(body, limits)?;
+    let signature_name = document.signature_name()?.unwrap_or_default();
+    let examples = document.examples(limits)?;
+    let servable = app.routes.current().resolve(&target.name, &target.choice)?;
+    let signature = app.task_signature(&servable, &signature_name, task)?;
+    Planned::new(&servable, &[(task, signature)], &examples)
+}
+
+async fn predict(
+    app: &Arc<App>,
+    target: Target,
+    body: Bytes,
+    caller: Caller<impl Future<Output = ()>>,
+) -> Result<Vec<u8>, Status> {
+    let (length, shared) = (body.len(), Arc::clone(app));
+    let (servable, call, format) = app.work(length, move || read_predict(&shared, &target, &body)).await??;
+    let answer = app.run(servable, call, PREDICT, caller).await?;
+    let most = app.settings.limits.max_output_bytes;
+    app.work(answer.value_bytes() * PRINTING, move || write_predict(&answer, format, most)).await?
+}
+
+fn write_predict(answer: &Answer, format: Format, most: usize) -> Result<Vec<u8>, Status> {
     let named: Vec<(&str, &Tensor)> = answer.outputs().collect();
-    json::write_predict(format, &named, app.settings.limits.max_output_bytes)
+    json::write_predict(format, &named, most)
 }
 
 fn read_predict(app: &App, target: &Target, body: &[u8]) -> Result<(Arc<Servable>, Call, Format), Status> {

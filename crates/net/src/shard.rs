@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::app::{App, Gauge, GaugeGuard};
 use crate::authority::TidyAuthority;
-use crate::listen::{Protocol, serve_connection};
+use crate::listen::{Protocol, serve_grpc, serve_rest};
 
 /// TensorFlow's kernels expect as much as a thread usually has.
 pub(crate) const STACK_BYTES: usize = 8 << 20;
@@ -112,13 +112,16 @@ async fn serve(stream: Stream, app: &Arc<App>, protocol: Protocol, watcher: Watc
         Stream::Tcp(stream) => {
             let stream = tokio::net::TcpStream::from_std(stream)?;
             if is_used(stream.readable(), app).await {
-                serve_connection(stream, Arc::clone(app), protocol, watcher).await;
+                match protocol {
+                    Protocol::Grpc => serve_grpc(stream, Arc::clone(app), watcher).await,
+                    Protocol::Rest => serve_rest(stream, Arc::clone(app), watcher).await,
+                }
             }
         }
         Stream::Unix(stream) => {
             let stream = tokio::net::UnixStream::from_std(stream)?;
             if is_used(stream.readable(), app).await {
-                serve_connection(TidyAuthority::new(stream), Arc::clone(app), protocol, watcher).await;
+                serve_grpc(TidyAuthority::new(stream), Arc::clone(app), watcher).await;
             }
         }
     }
