@@ -84,6 +84,11 @@ class ServerSpec:
     tensor_content: bool = False
     """Predict answers over gRPC carry `tensor_content` instead of typed values."""
     health_service: bool = False
+    session_service: bool = False
+    """`SessionRun` is answered."""
+    strict_json: bool = False
+    """REST reads and writes RFC 8259 rather than the original's JSON."""
+    compress_answers: bool = False
     metrics_path: str | None = None
     max_threads: int | None = None
     """Most runs at a time outside the network threads; `None` for the engine's default."""

@@ -22,6 +22,41 @@ pub struct Call {
     pub input_bytes: usize,
 }
 
+/// Tensors and operations of a graph, by their names in it: `dense/BiasAdd:0` and `init`.
+#[derive(Debug, Default)]
+pub struct NamedRun {
+    pub feeds: Vec<(String, Tensor)>,
+    /// One tensor comes back for each, in order.
+    pub fetches: Vec<String>,
+    /// Operations to run for what they do.
+    pub targets: Vec<String>,
+}
+
+impl NamedRun {
+    /// Takes the names of feeds and fetches for those of a signature's inputs and outputs, and puts in those of the graph.
+    pub fn resolve_aliases(&mut self, signature: &Signature) -> Result<(), Status> {
+        for (name, _) in &mut self.feeds {
+            resolve_alias(name, &signature.inputs, "input", signature)?;
+        }
+        for name in &mut self.fetches {
+            resolve_alias(name, &signature.outputs, "output", signature)?;
+        }
+        Ok(())
+    }
+}
+
+fn resolve_alias(name: &mut String, slots: &[Slot], what: &str, signature: &Signature) -> Result<(), Status> {
+    let Some(slot) = slots.iter().find(|slot| slot.name == *name) else {
+        return Err(Status::invalid_argument(format!(
+            "{name} is no {what} of signature {}; these are: {}",
+            signature.name,
+            sorted(slot_names(slots))
+        )));
+    };
+    name.clone_from(&slot.tensor_name);
+    Ok(())
+}
+
 /// Whether a signature may be used for Predict when `--enable_signature_method_name_check` is on.
 pub fn check_method_name(signature: &Signature) -> Result<(), Status> {
     if PREDICT_METHODS.contains(&signature.method_name.as_str()) {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use crate::predict::Call;
+use crate::predict::{Call, NamedRun};
 use crate::signature::{DEFAULT_SIGNATURE, Endpoint, Signature};
 use crate::status::{Code, Status};
 use crate::tensor::Tensor;
@@ -48,6 +48,11 @@ pub trait Session: Send + Sync {
         fetches: &[Endpoint],
         placement: Placement,
     ) -> Result<Vec<Tensor>, Status>;
+
+    /// Runs a part of the graph that no signature describes, in the session's pool. `UNIMPLEMENTED` where there is none.
+    fn run_named(&self, _run: &NamedRun, _timeout: Option<Duration>) -> Result<Vec<Tensor>, Status> {
+        Err(Status::unimplemented("this model has no graph whose tensors could be named"))
+    }
 }
 
 /// What a servable says of itself to those who ask for its metadata, encoded once.
@@ -130,17 +135,39 @@ impl Servable {
         self: Arc<Self>,
         call: Call,
         stage: Stage,
-        Caller { deadline, gone }: Caller<impl Future<Output = ()>>,
+        caller: Caller<impl Future<Output = ()>>,
         threads: &Handle,
     ) -> Result<Vec<Tensor>, Status> {
         let servable = Arc::clone(&self);
-        let work = move || {
-            let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if timeout.is_some_and(|timeout| timeout.is_zero()) {
-                return Err(timed_out());
-            }
+        let run = move |timeout| {
             let placement = if stage == Stage::Pooled { Placement::Pool { timeout } } else { Placement::Caller };
             servable.timed_run(&call, stage, placement)
+        };
+        self.begun_in_time(run, caller, threads).await
+    }
+
+    /// Runs a part of the graph by names, on one of `threads`. As with [`run`](Self::run), it is not begun too late.
+    pub async fn run_named(
+        self: Arc<Self>,
+        run: NamedRun,
+        caller: Caller<impl Future<Output = ()>>,
+        threads: &Handle,
+    ) -> Result<Vec<Tensor>, Status> {
+        let servable = Arc::clone(&self);
+        self.begun_in_time(move |timeout| servable.session.run_named(&run, timeout), caller, threads).await
+    }
+
+    /// Does a run on one of `threads`, unless its deadline has passed or its caller has gone by then. It gets the time
+    /// that is left.
+    async fn begun_in_time(
+        &self,
+        run: impl FnOnce(Option<Duration>) -> Result<Vec<Tensor>, Status> + Send + 'static,
+        Caller { deadline, gone }: Caller<impl Future<Output = ()>>,
+        threads: &Handle,
+    ) -> Result<Vec<Tensor>, Status> {
+        let work = move || {
+            let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if timeout.is_some_and(|timeout| timeout.is_zero()) { Err(timed_out()) } else { run(timeout) }
         };
         let mut run = AbortOnDrop(threads.spawn_blocking(work));
         let done = async {

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use servable_core::routes::{ModelRoutes as CoreModelRoutes, Routes, State, VersionStatus};
 use servable_core::{Code, Limits, Status};
 use servable_net::{Server as NetServer, Settings};
+use servable_wire::json::Dialect;
 
 use crate::error::raised;
 use crate::runtime::Servable;
@@ -39,6 +40,9 @@ struct ServerSpec {
     check_method_names: bool,
     tensor_content: bool,
     health_service: bool,
+    session_service: bool,
+    strict_json: bool,
+    compress_answers: bool,
     metrics_path: Option<String>,
     max_threads: Option<usize>,
     limits: LimitSpec,
@@ -65,6 +69,9 @@ impl From<ServerSpec> for Settings {
             check_method_names: spec.check_method_names,
             tensor_content: spec.tensor_content,
             health_service: spec.health_service,
+            session_service: spec.session_service,
+            dialect: if spec.strict_json { Dialect::Strict } else { Dialect::Original },
+            compress_answers: spec.compress_answers,
             metrics_path: spec.metrics_path,
             max_threads: spec.max_threads,
             max_connections: given.max_connections,

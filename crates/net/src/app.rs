@@ -13,12 +13,14 @@ use servable_core::servable::{Answer, Caller, Servable, aside};
 use servable_core::signature::DEFAULT_SIGNATURE;
 use servable_core::{Code, Limits, Signature, Status, Tensor};
 
+use servable_wire::json::Dialect;
 use tokio::runtime::Handle;
 
 use crate::body::Budget;
 use crate::control::ControlCall;
 use crate::health::Health;
 use crate::metrics::{Entry, Metrics};
+use crate::reflection::Reflection;
 
 const DEFAULT_REQUESTS_IN_FLIGHT: usize = 10_000;
 
@@ -54,6 +56,12 @@ pub struct Settings {
     /// Predict answers over gRPC carry `tensor_content`.
     pub tensor_content: bool,
     pub health_service: bool,
+    /// `SessionRun` is answered.
+    pub session_service: bool,
+    /// The JSON of REST.
+    pub dialect: Dialect,
+    /// Answers are compressed for clients that understand it.
+    pub compress_answers: bool,
     pub metrics_path: Option<String>,
     /// Most runs at a time outside the network threads.
     pub max_threads: Option<usize>,
@@ -71,6 +79,7 @@ pub(crate) struct App {
     pub(crate) routes: RouteTable,
     pub(crate) health: Health,
     pub(crate) metrics: Option<Metrics>,
+    pub(crate) reflection: Reflection,
     pub(crate) control: SyncSender<ControlCall>,
     pub(crate) connections: Gauge,
     pub(crate) in_flight: Gauge,
@@ -111,7 +120,7 @@ impl App {
         if bytes <= BRIEF_WORK { Ok(work()) } else { aside(self.threads()?, work).await }
     }
 
-    fn threads(&self) -> Result<&Handle, Status> {
+    pub(crate) fn threads(&self) -> Result<&Handle, Status> {
         self.threads.get().ok_or_else(|| Status::internal("not started: this is a bug"))
     }
 
@@ -128,13 +137,19 @@ impl App {
         if let (Some(metrics), Some(start)) = (&self.metrics, start) {
             metrics.ran(answer.servable().name(), api, start.elapsed());
         }
-        let (bytes, most) = (answer.value_bytes(), self.settings.limits.max_output_bytes);
+        self.check_output(answer.value_bytes())?;
+        Ok(answer)
+    }
+
+    /// `RESOURCE_EXHAUSTED` for an answer with more bytes of values than this server sends.
+    pub(crate) fn check_output(&self, bytes: usize) -> Result<(), Status> {
+        let most = self.settings.limits.max_output_bytes;
         if bytes > most {
             return Err(Status::resource_exhausted(format!(
                 "the answer has {bytes} bytes of values; this server sends at most {most} (max_output_bytes)"
             )));
         }
-        Ok(answer)
+        Ok(())
     }
 
     /// The signature that a request names, if it has what the task needs.

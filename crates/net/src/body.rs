@@ -1,6 +1,5 @@
 //! Bodies that are counted: what comes in against a budget of bytes, what goes out until it is gone.
 
-use std::io::Read;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -20,7 +19,6 @@ const PIECE_BYTES: usize = 64 << 10;
 const UNIT_BYTES: usize = 1 << 10;
 /// So little is not worth counting: the number of requests in flight is bounded as well.
 const FREE_BYTES: usize = 16 << 10;
-const INFLATE_STEP: usize = 64 << 10;
 
 /// Bytes that all requests together may take while they come in and are worked on.
 #[derive(Clone, Debug)]
@@ -61,31 +59,6 @@ impl Share {
         })?;
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).push(permit);
         Ok(())
-    }
-}
-
-/// Why compressed bytes do not become plain ones.
-pub(crate) enum InflateError {
-    Broken,
-    TooLarge,
-    /// The budget has no room left.
-    NoRoom(Status),
-}
-
-/// All that a decompressor gives, up to `most` bytes. Room for it is taken step by step: what a small body will become
-/// is not known before.
-pub(crate) fn inflate(mut compressed: impl Read, most: usize, share: &Share) -> Result<Bytes, InflateError> {
-    let mut plain = Vec::new();
-    loop {
-        let step = plain.len().max(INFLATE_STEP).min(most.saturating_add(1) - plain.len());
-        share.take(step).map_err(InflateError::NoRoom)?;
-        let read = compressed.by_ref().take(step as u64).read_to_end(&mut plain).map_err(|_| InflateError::Broken)?;
-        if plain.len() > most {
-            return Err(InflateError::TooLarge);
-        }
-        if read < step {
-            return Ok(plain.into());
-        }
     }
 }
 

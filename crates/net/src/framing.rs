@@ -9,7 +9,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flate2::read::{MultiGzDecoder, ZlibDecoder};
 use futures_util::{Stream, StreamExt};
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use prost::Message;
@@ -17,10 +17,13 @@ use servable_core::{Code, Status};
 use servable_wire::span::{Pieces, Span};
 
 use crate::app::{App, INFLATION};
-use crate::body::{BODY_TIMEOUT, InflateError, Share, inflate};
+use crate::body::{BODY_TIMEOUT, Share};
+use crate::coding::{COMPRESSING, InflateError, WORTH_COMPRESSING, accepts_gzip, gzip, inflate};
 
 /// A message is preceded by a byte about its compression and four of length.
 const PREFIX_BYTES: usize = 5;
+const PLAIN: u8 = 0;
+const COMPRESSED: u8 = 1;
 /// Smaller frames are joined: each one that is kept also keeps the buffer that it was read into.
 const SMALL_FRAME: usize = 8 << 10;
 /// Room for joined frames.
@@ -29,9 +32,9 @@ const JOINED_BYTES: usize = 64 << 10;
 const CODINGS: &str = "gzip,deflate,identity";
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
-const GRPC_STATUS: &str = "grpc-status";
-const GRPC_ENCODING: &str = "grpc-encoding";
-const GRPC_ACCEPT_ENCODING: &str = "grpc-accept-encoding";
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
 pub(crate) type GrpcResponse = Response<tonic::body::Body>;
 
@@ -86,7 +89,7 @@ fn coding(headers: &HeaderMap) -> Result<Option<Coding>, tonic::Status> {
             let text = format!("messages in the encoding {name:?} are not understood here; {CODINGS} are");
             let mut status = edge_status(&Status::unimplemented(text));
             let codings = tonic::metadata::MetadataValue::from_static(CODINGS);
-            status.metadata_mut().insert(GRPC_ACCEPT_ENCODING, codings);
+            status.metadata_mut().insert("grpc-accept-encoding", codings);
             Err(status)
         }
     }
@@ -174,9 +177,9 @@ impl Incomplete {
         }
         self.keep_joined();
         match (self.prefix[0], coding) {
-            (0, _) => Ok((self.pieces, None)),
-            (1, Some(coding)) => Ok((self.pieces, Some(coding))),
-            (1, None) => {
+            (PLAIN, _) => Ok((self.pieces, None)),
+            (COMPRESSED, Some(coding)) => Ok((self.pieces, Some(coding))),
+            (COMPRESSED, None) => {
                 Err(Status::internal("the message is marked as compressed, but grpc-encoding does not say how"))
             }
             (flag, _) => Err(Status::internal(format!("the message begins with {flag}; 0 or 1 would be right"))),
@@ -208,7 +211,7 @@ pub(crate) fn framed(length: usize, write: impl FnOnce(&mut BytesMut)) -> Result
         Status::resource_exhausted(format!("the answer has {length} bytes; gRPC has messages of less than 4 GiB"))
     })?;
     let mut buffer = BytesMut::with_capacity(PREFIX_BYTES + length);
-    buffer.put_u8(0);
+    buffer.put_u8(PLAIN);
     buffer.put_u32(announced);
     write(&mut buffer);
     Ok(buffer.freeze())
@@ -218,14 +221,41 @@ pub(crate) fn framed_message(message: &impl Message) -> Result<Bytes, Status> {
     framed(message.encoded_len(), |buffer| message.encode_raw(buffer))
 }
 
+/// Whether the answer to a request may be compressed: this server has to be willing, and the client able.
+pub(crate) fn may_compress(app: &App, headers: &HeaderMap) -> bool {
+    app.settings.compress_answers && accepts_gzip(headers, &GRPC_ACCEPT_ENCODING)
+}
+
+/// A framed message, compressed.
+pub(crate) async fn compressed(app: &App, message: Bytes) -> Result<Bytes, Status> {
+    let length = message.len();
+    if message.len() < WORTH_COMPRESSING {
+        return Ok(message);
+    }
+    let compress = move || {
+        let packed = gzip(&message[PREFIX_BYTES..]);
+        let mut buffer = BytesMut::with_capacity(PREFIX_BYTES + packed.len());
+        buffer.put_u8(COMPRESSED);
+        buffer.put_u32(packed.len() as u32); // not more than the message had, but for a little
+        buffer.extend_from_slice(&packed);
+        buffer.freeze()
+    };
+    app.work(length * COMPRESSING, compress).await
+}
+
 /// The answer to a call: one message, or why there is none.
 pub(crate) fn answered(outcome: Result<Bytes, tonic::Status>) -> GrpcResponse {
     match outcome {
         Ok(message) => {
+            let is_compressed = message.first() == Some(&COMPRESSED);
             let mut trailers = HeaderMap::with_capacity(1);
             trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
             let body = Full::new(message).with_trailers(std::future::ready(Some(Ok(trailers))));
-            headed(tonic::body::Body::new(body))
+            let mut response = headed(tonic::body::Body::new(body));
+            if is_compressed {
+                response.headers_mut().insert(GRPC_ENCODING, HeaderValue::from_static("gzip"));
+            }
+            response
         }
         Err(status) => status.into_http(),
     }

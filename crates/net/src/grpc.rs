@@ -27,13 +27,18 @@ use servable_wire::predict::{PredictView, PredictWriter};
 use servable_wire::span::{Pieces, Span};
 use servable_wire::tensor::Form;
 
-use crate::app::{self, App, COPYING, PREDICT};
+use crate::app::{self, App, COPYING, PREDICT, Settings};
 use crate::body::Share;
 use crate::control;
-use crate::framing::{GrpcResponse, answered, deadline, edge_status, framed, framed_message, read_message, streamed};
+use crate::framing::{
+    GrpcResponse, answered, compressed, deadline, edge_status, framed, framed_message, may_compress, read_message,
+    streamed,
+};
 use crate::health::Health;
 use crate::inference;
 use crate::metrics::Entry;
+use crate::reflection::Reflection;
+use crate::session;
 
 const SMALL_MESSAGE_BYTES: usize = 16 << 20;
 
@@ -71,8 +76,28 @@ pub(crate) async fn handle(app: Arc<App>, request: Request<Incoming>) -> GrpcRes
         }
         "/grpc.health.v1.Health/Check" if app.settings.health_service => small_unary(&app, call, check_health).await,
         "/grpc.health.v1.Health/Watch" if app.settings.health_service => watch_health(&app, call).await,
+        "/tensorflow.serving.SessionService/SessionRun" if app.settings.session_service => {
+            unary(&app, call, |app, message| session::run(app, message, deadline)).await
+        }
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" => {
+            Reflection::answer(app, true, call.request).await
+        }
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => {
+            Reflection::answer(app, false, call.request).await
+        }
         _ => refused(format!("{path} is not served here")),
     }
+}
+
+/// The services that are answered, by their full names.
+pub(crate) fn services(settings: &Settings) -> Vec<&'static str> {
+    let optional = [
+        (settings.health_service, "grpc.health.v1.Health"),
+        (settings.session_service, "tensorflow.serving.SessionService"),
+    ];
+    let mut services = vec!["tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"];
+    services.extend(optional.into_iter().filter(|(is_on, _)| *is_on).map(|(_, name)| name));
+    services
 }
 
 /// What a call that is one too many is answered.
@@ -106,10 +131,16 @@ where
     let most = app.settings.limits.max_message_bytes.min(most);
     // Held until the answer is there: what the handler works on is still the message.
     let share = Arc::new(Share::of(&app.budget));
-    answered(match read_message(app, call.request, &share, most, call.deadline).await {
-        Ok(message) => handler(Arc::clone(app), message).await.map_err(|status| edge_status(&status)),
-        Err(refusal) => Err(refusal),
-    })
+    let compresses = may_compress(app, call.request.headers());
+    let message = match read_message(app, call.request, &share, most, call.deadline).await {
+        Ok(message) => message,
+        Err(refusal) => return answered(Err(refusal)),
+    };
+    let mut outcome = handler(Arc::clone(app), message).await;
+    if compresses && let Ok(message) = outcome {
+        outcome = compressed(app, message).await;
+    }
+    answered(outcome.map_err(|status| edge_status(&status)))
 }
 
 /// A call whose message holds names and numbers; decoded, they take many times the room.

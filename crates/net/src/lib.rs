@@ -3,6 +3,7 @@
 mod app;
 mod authority;
 mod body;
+mod coding;
 mod control;
 mod framing;
 mod grpc;
@@ -11,8 +12,10 @@ mod inference;
 mod listen;
 mod metrics;
 mod peer;
+mod reflection;
 mod rest;
 mod server;
+mod session;
 mod shard;
 
 pub use app::Settings;

@@ -13,14 +13,15 @@ use hyper::body::{Body, Incoming};
 use servable_core::examples::Task;
 use servable_core::predict::{Call, bind};
 use servable_core::routes::Choice;
-use servable_core::servable::{Answer, Caller, Servable};
+use servable_core::servable::{Caller, Servable};
 use servable_core::signature::DEFAULT_SIGNATURE;
 use servable_core::{Code, Status, Tensor};
 use servable_wire::json::{self, Document, Format};
 use servable_wire::target::{self, Target, TargetError, Verb};
 
 use crate::app::{self, App, INFLATION, PREDICT, PRINTING, Planned};
-use crate::body::{BODY_TIMEOUT, InflateError, Share, inflate};
+use crate::body::{BODY_TIMEOUT, Share};
+use crate::coding::{COMPRESSING, InflateError, WORTH_COMPRESSING, accepts_gzip, gzip, inflate};
 use crate::metrics::{Entry, Metrics};
 use crate::peer::Peer;
 
@@ -90,6 +91,7 @@ fn target_text(request: &Request<Incoming>) -> String {
 async fn answer(app: Arc<App>, peer: &Peer, request: Request<Incoming>, target: &str) -> RestResponse {
     let malformed = |method: &Method| Status::invalid_argument(format!("Malformed request: {method} {target}"));
     let method = request.method().clone();
+    let compresses = app.settings.compress_answers && accepts_gzip(request.headers(), &header::ACCEPT_ENCODING);
     let start = Instant::now();
     let (model, api, outcome) = match method {
         Method::OPTIONS => return preflight(&request),
@@ -113,7 +115,20 @@ async fn answer(app: Arc<App>, peer: &Peer, request: Request<Incoming>, target: 
     let entry = Entry { api, entrypoint: "REST" };
     app.count(&model, entry, outcome.as_ref().map(|_| ()), start.elapsed());
     match outcome {
+        Ok(body) if compresses && body.len() >= WORTH_COMPRESSING => compressed(&app, body).await,
         Ok(body) => response(StatusCode::OK, JSON, body),
+        Err(status) => error(&status),
+    }
+}
+
+async fn compressed(app: &App, body: Vec<u8>) -> RestResponse {
+    match app.work(body.len() * COMPRESSING, move || gzip(&body)).await {
+        Ok(body) => {
+            let mut response = response(StatusCode::OK, JSON, body);
+            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+            response
+        }
         Err(status) => error(&status),
     }
 }
@@ -183,12 +198,12 @@ async fn run_task(
     let planned = app.work(length, move || read_task(&shared, &target, &body, task)).await??;
     let computed = app.run_tasks(planned, caller).await?;
     let (_, computed) = computed.first().ok_or_else(|| Status::internal("a task without a result: this is a bug"))?;
-    Ok(json::write_computed(computed))
+    Ok(json::write_computed(computed, app.settings.dialect))
 }
 
 fn read_task(app: &App, target: &Target, body: &[u8], task: Task) -> Result<Planned, Status> {
     let limits = &app.settings.limits;
-    let document = Document::parse(body, limits)?;
+    let document = Document::parse(body, app.settings.dialect, limits)?;
     let signature_name = document.signature_name()?.unwrap_or_default();
     let examples = document.examples(limits)?;
     let servable = app.routes.current().resolve(&target.name, &target.choice)?;
@@ -205,18 +220,18 @@ async fn predict(
     let (length, shared) = (body.len(), Arc::clone(app));
     let (servable, call, format) = app.work(length, move || read_predict(&shared, &target, &body)).await??;
     let answer = app.run(servable, call, PREDICT, caller).await?;
-    let most = app.settings.limits.max_output_bytes;
-    app.work(answer.value_bytes() * PRINTING, move || write_predict(&answer, format, most)).await?
-}
-
-fn write_predict(answer: &Answer, format: Format, most: usize) -> Result<Vec<u8>, Status> {
-    let named: Vec<(&str, &Tensor)> = answer.outputs().collect();
-    json::write_predict(format, &named, most)
+    let bytes = answer.value_bytes();
+    let (dialect, most) = (app.settings.dialect, app.settings.limits.max_output_bytes);
+    let write = move || {
+        let named: Vec<(&str, &Tensor)> = answer.outputs().collect();
+        json::write_predict(format, dialect, &named, most)
+    };
+    app.work(bytes * PRINTING, write).await?
 }
 
 fn read_predict(app: &App, target: &Target, body: &[u8]) -> Result<(Arc<Servable>, Call, Format), Status> {
     let limits = &app.settings.limits;
-    let document = Document::parse(body, limits)?;
+    let document = Document::parse(body, app.settings.dialect, limits)?;
     let signature_name = document.signature_name()?;
     let servable = app.routes.current().resolve(&target.name, &target.choice)?;
     let signature = servable.signature(signature_name.as_deref().unwrap_or_default()).ok_or_else(|| {
@@ -333,8 +348,8 @@ fn html(status: StatusCode) -> RestResponse {
     response
 }
 
-fn response(status: StatusCode, content_type: HeaderValue, body: Vec<u8>) -> RestResponse {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+fn response(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes>) -> RestResponse {
+    let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     response

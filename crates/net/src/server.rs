@@ -15,9 +15,11 @@ use tokio::task::JoinHandle;
 use crate::app::{App, Gauge, Settings};
 use crate::body::Budget;
 use crate::control::ControlCall;
+use crate::grpc;
 use crate::health::Health;
 use crate::listen::{Acceptor, Bound, DEFAULT_CONNECTIONS, Protocol};
 use crate::metrics::Metrics;
+use crate::reflection::Reflection;
 use crate::shard::{STACK_BYTES, Shards};
 
 const DEFAULT_BYTES_IN_FLIGHT: usize = 2 << 30;
@@ -80,11 +82,13 @@ impl Server {
         let metrics = metrics.map_err(|error| Status::internal(format!("metrics cannot be set up: {error}")))?;
         let budget = Budget::new(settings.max_bytes_in_flight.unwrap_or(DEFAULT_BYTES_IN_FLIGHT));
         let (control, calls) = mpsc::sync_channel(WAITING_CALLS);
+        let reflection = Reflection::new(&grpc::services(&settings))?;
         let app = App {
             settings,
             routes: RouteTable::default(),
             health: Health::default(),
             metrics,
+            reflection,
             control,
             connections: Gauge::default(),
             in_flight: Gauge::default(),

@@ -6,8 +6,9 @@ use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use servable_core::predict::NamedRun;
 use servable_core::servable::{Placement, Session};
-use servable_core::{Endpoint, Status, Tensor};
+use servable_core::{Code, Endpoint, Status, Tensor};
 
 use crate::ffi::{self, Buffer, Output};
 use crate::library::{Library, c_string};
@@ -92,6 +93,18 @@ impl SavedModelSession {
 
     /// The endpoint of a tensor such as `x:0`, or the error that running with it gives.
     pub fn endpoint(&mut self, tensor_name: &str) -> Result<Endpoint, Status> {
+        let output = self.find(tensor_name)?;
+        // A tensor has one endpoint, however many signatures name it: a call must not feed it twice.
+        let known = self.endpoints.iter().position(|known| *known == output);
+        let place = known.unwrap_or_else(|| {
+            self.endpoints.push(output);
+            self.endpoints.len() - 1
+        });
+        Ok(Endpoint(place as u32))
+    }
+
+    /// The tensor of this name. TensorFlow's words for one that is not there.
+    fn find(&self, tensor_name: &str) -> Result<Output, Status> {
         let missing = || {
             Status::invalid_argument(format!(
                 "Tensor {}, specified in either feed_devices or fetch_devices was not found in the Graph",
@@ -102,20 +115,15 @@ impl SavedModelSession {
             Some((operation, index)) => (operation, index.parse::<u16>().map_err(|_| missing())?),
             None => (tensor_name, 0),
         };
-        let name = c_string("a tensor's name", operation)?;
-        // SAFETY: graph and name are alive.
+        let operation = self.operation(operation)?.ok_or_else(missing)?;
+        Ok(Output { operation, index: i32::from(index) })
+    }
+
+    fn operation(&self, name: &str) -> Result<Option<*mut ffi::Operation>, Status> {
+        let name = c_string("a tensor's name", name)?;
+        // SAFETY: graph and name are alive; looking a name up is guarded by a lock of the graph's.
         let operation = unsafe { (self.library.functions.operation_by_name)(self.graph, name.as_ptr()) };
-        if operation.is_null() {
-            return Err(missing());
-        }
-        let output = Output { operation, index: i32::from(index) };
-        // A tensor has one endpoint, however many signatures name it: a call must not feed it twice.
-        let known = self.endpoints.iter().position(|known| *known == output);
-        let place = known.unwrap_or_else(|| {
-            self.endpoints.push(output);
-            self.endpoints.len() - 1
-        });
-        Ok(Endpoint(place as u32))
+        Ok((!operation.is_null()).then_some(operation))
     }
 
     fn output(&self, endpoint: Endpoint) -> Result<Output, Status> {
@@ -132,12 +140,6 @@ impl Session for SavedModelSession {
     ) -> Result<Vec<Tensor>, Status> {
         let inputs = feeds.iter().map(|(endpoint, _)| self.output(*endpoint)).collect::<Result<Vec<_>, _>>()?;
         let outputs = fetches.iter().map(|endpoint| self.output(*endpoint)).collect::<Result<Vec<_>, _>>()?;
-        let values = feeds
-            .iter()
-            .map(|(_, tensor)| OwnedTensor::from_tensor(&self.library, tensor))
-            .collect::<Result<Vec<_>, _>>()?;
-        let value_pointers: Vec<_> = values.iter().map(OwnedTensor::raw).collect();
-        let mut results = vec![ptr::null_mut(); outputs.len()];
         let own_options;
         let options = match placement {
             Placement::Caller => &self.callers_options,
@@ -146,6 +148,37 @@ impl Session for SavedModelSession {
                 &own_options
             }
         };
+        self.run_raw(&inputs, feeds.iter().map(|(_, tensor)| tensor), &outputs, &[], options)
+    }
+
+    fn run_named(&self, run: &NamedRun, timeout: Option<Duration>) -> Result<Vec<Tensor>, Status> {
+        let inputs = run.feeds.iter().map(|(name, _)| self.find(name)).collect::<Result<Vec<_>, _>>()?;
+        let outputs = run.fetches.iter().map(|name| self.find(name)).collect::<Result<Vec<_>, _>>()?;
+        let target = |name: &String| {
+            let missing =
+                || Status::new(Code::NotFound, format!("the graph has no operation {name}, which is a target"));
+            self.operation(name)?.ok_or_else(missing)
+        };
+        let targets = run.targets.iter().map(target).collect::<Result<Vec<_>, _>>()?;
+        let options = RunOptions::new(&self.library, 0, timeout);
+        self.run_raw(&inputs, run.feeds.iter().map(|(_, tensor)| tensor), &outputs, &targets, &options)
+    }
+}
+
+impl SavedModelSession {
+    /// `inputs` and `values` belong together, one by one.
+    fn run_raw<'a>(
+        &self,
+        inputs: &[Output],
+        values: impl Iterator<Item = &'a Tensor>,
+        outputs: &[Output],
+        targets: &[*mut ffi::Operation],
+        options: &RunOptions,
+    ) -> Result<Vec<Tensor>, Status> {
+        let values =
+            values.map(|tensor| OwnedTensor::from_tensor(&self.library, tensor)).collect::<Result<Vec<_>, _>>()?;
+        let value_pointers: Vec<_> = values.iter().map(OwnedTensor::raw).collect();
+        let mut results = vec![ptr::null_mut(); outputs.len()];
         let outcome = self.library.checked(|functions, status| {
             // SAFETY: every array is as long as the number beside it says and outlives the call; `results` takes one
             // tensor per output, or stays null on failure.
@@ -159,8 +192,8 @@ impl Session for SavedModelSession {
                     outputs.as_ptr(),
                     results.as_mut_ptr(),
                     outputs.len() as i32,
-                    ptr::null(),
-                    0,
+                    targets.as_ptr().cast(),
+                    targets.len() as i32,
                     ptr::null_mut(),
                     status,
                 );
@@ -173,7 +206,7 @@ impl Session for SavedModelSession {
             .collect();
         outcome?;
         if results.len() != outputs.len() {
-            return Err(Status::new(servable_core::Code::Unknown, "Predict internal error"));
+            return Err(Status::new(Code::Unknown, "Predict internal error"));
         }
         results.into_iter().map(OwnedTensor::into_tensor).collect()
     }

@@ -8,6 +8,7 @@ pub mod json;
 pub mod predict;
 pub mod reflect;
 pub mod saved_model;
+pub mod session;
 pub mod span;
 pub mod target;
 pub mod tensor;

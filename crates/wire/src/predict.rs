@@ -17,6 +17,8 @@ mod number {
     pub(super) const REQUEST_FILTER: u32 = 3;
     pub(super) const RESPONSE_OUTPUTS: u32 = 1;
     pub(super) const RESPONSE_SPEC: u32 = 2;
+    /// `SessionRunResponse.model_spec`.
+    pub(super) const RAN_SPEC: u32 = 3;
     pub(super) const SPEC_NAME: u32 = 1;
     pub(super) const SPEC_VERSION: u32 = 2;
     pub(super) const SPEC_SIGNATURE: u32 = 3;
@@ -27,7 +29,7 @@ mod number {
 }
 
 /// Inputs, and outputs asked for, that a request may name: far more than any signature has.
-const MOST_NAMES: usize = 4096;
+pub(crate) const MOST_NAMES: usize = 4096;
 
 /// A `ModelSpec` in place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,7 +84,7 @@ impl<'a> PredictView<'a> {
                 (number::REQUEST_INPUTS | number::REQUEST_FILTER, _) if request.is_full() => {
                     request.has_too_many = true;
                 }
-                (number::REQUEST_INPUTS, value) => request.add_input(value)?,
+                (number::REQUEST_INPUTS, value) => request.inputs.push(named_tensor(value)?),
                 (number::REQUEST_FILTER, value) => request.output_filter.push(value.text()?),
                 _ => {}
             }
@@ -94,29 +96,13 @@ impl<'a> PredictView<'a> {
     /// `RESOURCE_EXHAUSTED` for a request that names more inputs or outputs than any model has.
     pub fn check_names(&self) -> Result<(), Status> {
         if self.has_too_many {
-            let text =
-                format!("the request names more than {MOST_NAMES} inputs and outputs, the most that this server takes");
-            return Err(Status::resource_exhausted(text));
+            return Err(too_many_names());
         }
         Ok(())
     }
 
     fn is_full(&self) -> bool {
         self.inputs.len() + self.output_filter.len() >= MOST_NAMES
-    }
-
-    fn add_input(&mut self, entry: Field<'a>) -> Result<(), Malformed> {
-        let mut name = Cow::Borrowed("");
-        let mut tensor = TensorView::default();
-        for field in Fields::of(entry.bytes()?) {
-            match field? {
-                (number::ENTRY_KEY, value) => name = value.text()?,
-                (number::ENTRY_VALUE, value) => tensor.merge(value.bytes()?)?,
-                _ => {}
-            }
-        }
-        self.inputs.push((name, tensor));
-        Ok(())
     }
 
     /// An entry of a map that stands on the wire twice counts as it stands last.
@@ -129,8 +115,30 @@ impl<'a> PredictView<'a> {
     }
 }
 
-/// A `PredictResponse` to be written: measured first, then written in one go.
+/// An entry of a map of tensors, or a `NamedTensorProto`, which has the same fields.
+pub(crate) fn named_tensor(entry: Field<'_>) -> Result<(Cow<'_, str>, TensorView<'_>), Malformed> {
+    let mut name = Cow::Borrowed("");
+    let mut tensor = TensorView::default();
+    for field in Fields::of(entry.bytes()?) {
+        match field? {
+            (number::ENTRY_KEY, value) => name = value.text()?,
+            (number::ENTRY_VALUE, value) => tensor.merge(value.bytes()?)?,
+            _ => {}
+        }
+    }
+    Ok((name, tensor))
+}
+
+pub(crate) fn too_many_names() -> Status {
+    Status::resource_exhausted(format!(
+        "the request names more than {MOST_NAMES} inputs and outputs, the most that this server takes"
+    ))
+}
+
+/// A `PredictResponse` to be written: measured first, then written in one go. A `SessionRunResponse` differs only in the
+/// number of the field that its spec has.
 pub struct PredictWriter<'a> {
+    spec: u32,
     outputs: Vec<(&'a str, TensorWriter<'a>)>,
     name: &'a str,
     version: i64,
@@ -146,9 +154,31 @@ impl<'a> PredictWriter<'a> {
         version: i64,
         signature_name: &'a str,
     ) -> Self {
+        Self::with_spec(number::RESPONSE_SPEC, outputs, form, name, version, signature_name)
+    }
+
+    /// A `SessionRunResponse`: the tensors have the names that they were asked for by.
+    pub fn session_run(
+        outputs: impl Iterator<Item = (&'a str, &'a Tensor)>,
+        form: Form,
+        name: &'a str,
+        version: i64,
+        signature_name: &'a str,
+    ) -> Self {
+        Self::with_spec(number::RAN_SPEC, outputs, form, name, version, signature_name)
+    }
+
+    fn with_spec(
+        spec: u32,
+        outputs: impl Iterator<Item = (&'a str, &'a Tensor)>,
+        form: Form,
+        name: &'a str,
+        version: i64,
+        signature_name: &'a str,
+    ) -> Self {
         let outputs: Vec<_> = outputs.map(|(name, tensor)| (name, TensorWriter::new(tensor, form))).collect();
-        let mut writer = Self { outputs, name, version, signature_name, length: 0 };
-        writer.length = delimited(number::RESPONSE_SPEC, writer.spec_length())
+        let mut writer = Self { spec, outputs, name, version, signature_name, length: 0 };
+        writer.length = delimited(spec, writer.spec_length())
             + writer
                 .outputs
                 .iter()
@@ -183,7 +213,7 @@ impl<'a> PredictWriter<'a> {
             start(number::ENTRY_VALUE, tensor.len(), buffer);
             tensor.write(buffer);
         }
-        start(number::RESPONSE_SPEC, self.spec_length(), buffer);
+        start(self.spec, self.spec_length(), buffer);
         write_text(number::SPEC_NAME, self.name, buffer);
         start(number::SPEC_VERSION, self.wrapped_length(), buffer);
         if self.version != 0 {

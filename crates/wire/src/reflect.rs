@@ -17,11 +17,13 @@ pub enum ReflectError {
     Text(String),
 }
 
+/// A serialised `google.protobuf.FileDescriptorSet` of all messages and services in `proto/`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
 fn descriptor(name: &str) -> Result<MessageDescriptor, ReflectError> {
     static POOL: OnceLock<DescriptorPool> = OnceLock::new();
     let pool = POOL.get_or_init(|| {
-        let descriptors = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
-        DescriptorPool::decode(&descriptors[..]).expect("the descriptors were made by the build: this is a bug")
+        DescriptorPool::decode(DESCRIPTORS).expect("the descriptors were made by the build: this is a bug")
     });
     pool.get_message_by_name(name).ok_or_else(|| ReflectError::UnknownMessage(name.to_owned()))
 }

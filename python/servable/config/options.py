@@ -85,6 +85,21 @@ def _network() -> tuple[Option, ...]:
         ),
         Option("rest_api_enable_cors_support", Kind.BOOL, False, group, "Add CORS headers to REST answers."),
         Option(
+            "rest_api_strict_json",
+            Kind.BOOL,
+            False,
+            group,
+            "Read and write standard JSON only: no bare NaN or Infinity (null in answers), nothing after the first value, "
+            "strings in UTF-8 (others are {'b64': ...} in answers).",
+        ),
+        Option(
+            "enable_response_compression",
+            Kind.BOOL,
+            False,
+            group,
+            "Compress answers with gzip for clients that accept it, over REST and gRPC.",
+        ),
+        Option(
             "grpc_max_threads",
             Kind.INT32,
             0,
@@ -94,6 +109,13 @@ def _network() -> tuple[Option, ...]:
         ),
         Option(
             "enable_grpc_healthcheck_service", Kind.BOOL, False, group, "Answer grpc.health.v1.Health on the gRPC port."
+        ),
+        Option(
+            "enable_session_service",
+            Kind.BOOL,
+            False,
+            group,
+            "Answer SessionService.SessionRun, which runs any part of a model's graph: for trusted clients only.",
         ),
         Option(
             "drain_timeout_seconds",

@@ -128,6 +128,9 @@ def _server(values: Mapping[str, Any], *, with_rest: bool) -> ServerSpec:
         check_method_names=values["enable_signature_method_name_check"],
         tensor_content=values["enable_serialization_as_tensor_content"],
         health_service=values["enable_grpc_healthcheck_service"],
+        session_service=values["enable_session_service"],
+        strict_json=values["rest_api_strict_json"],
+        compress_answers=values["enable_response_compression"],
         max_threads=values["grpc_max_threads"] or None,
         limits=LimitSpec(**{name: values[name] for name in LimitSpec.__dataclass_fields__}),
     )

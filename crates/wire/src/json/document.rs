@@ -5,6 +5,7 @@ use std::fmt::Write;
 use servable_core::limits::Limits;
 use servable_core::status::Status;
 
+use crate::json::dialect::Dialect;
 use crate::json::dump::dump;
 use crate::json::scan::{Reason, Scanner, SyntaxError};
 use crate::json::text;
@@ -33,13 +34,13 @@ pub struct Document<'a> {
 
 impl<'a> Document<'a> {
     /// Reads over the whole first value. `INVALID_ARGUMENT` says what is wrong with it, and at which byte.
-    pub fn parse(body: &'a [u8], limits: &Limits) -> Result<Self, Status> {
+    pub fn parse(body: &'a [u8], dialect: Dialect, limits: &Limits) -> Result<Self, Status> {
         if body.is_empty() {
             return Err(Status::invalid_argument("JSON Parse error: The document is empty"));
         }
         // A NUL ends the text, wherever it stands.
         let end = memchr::memchr(0, body).unwrap_or(body.len());
-        let mut scanner = Scanner::new(&body[..end]);
+        let mut scanner = Scanner::of(&body[..end], dialect);
         if body.starts_with(BYTE_ORDER_MARK) {
             scanner.advance(BYTE_ORDER_MARK.len());
         }
@@ -57,6 +58,10 @@ impl<'a> Document<'a> {
             return Err(refusal(error, limits));
         }
         document.text = scanner.since(start);
+        if dialect == Dialect::Strict {
+            scanner.whitespace();
+            check_strictly(body, scanner.at()).map_err(|error| refusal(error, limits))?;
+        }
         if is_object { Ok(document) } else { Err(document.wrong("Is not object")) }
     }
 
@@ -109,6 +114,14 @@ impl<'a> Document<'a> {
             _ => {}
         }
     }
+}
+
+/// What the standard asks for beyond the grammar: text in UTF-8, and nothing after the value, which ends here.
+fn check_strictly(body: &[u8], end: usize) -> Result<(), SyntaxError> {
+    if let Err(error) = std::str::from_utf8(body) {
+        return Err(SyntaxError { reason: Reason::Encoding, offset: error.valid_up_to() });
+    }
+    if end < body.len() { Err(SyntaxError { reason: Reason::ValueAfter, offset: end }) } else { Ok(()) }
 }
 
 fn refusal(error: SyntaxError, limits: &Limits) -> Status {

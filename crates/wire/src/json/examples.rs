@@ -11,12 +11,12 @@ use servable_core::status::Status;
 use servable_core::tensor::{PackedStrings, Tensor};
 
 use crate::examples::{check_size, list_shape};
+use crate::json::dialect::Dialect;
 use crate::json::document::Document;
 use crate::json::explain::json_type;
 use crate::json::number::{integral, real};
-use crate::json::print;
 use crate::json::scan::{Elements, Members};
-use crate::json::text::{base64_object, decode_base64, quote, readable, unescape};
+use crate::json::text::{base64_object, decode_base64, readable, unescape};
 use crate::tensor::start;
 
 mod field {
@@ -179,11 +179,11 @@ fn append(number: u32, bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 /// `{"results": […]}`: pairs of label and score for each example, or a number.
-pub fn write_computed(computed: &Computed) -> Vec<u8> {
+pub fn write_computed(computed: &Computed, dialect: Dialect) -> Vec<u8> {
     let mut out = b"{\n    \"results\": [".to_vec();
     match computed {
         Computed::Values(values) => {
-            list(values, &mut out, |value, out| print::float(*value, out));
+            list(values, &mut out, |value, out| dialect.float(*value, out));
             out.extend_from_slice(b"]\n}");
         }
         Computed::Classes(rows) => {
@@ -191,9 +191,9 @@ pub fn write_computed(computed: &Computed) -> Vec<u8> {
                 out.push(b'[');
                 list(row, out, |class, out| {
                     out.push(b'[');
-                    quote(&class.label, out);
+                    dialect.string(&class.label, out);
                     out.extend_from_slice(b", ");
-                    print::float(class.score, out);
+                    dialect.float(class.score, out);
                     out.push(b']');
                 });
                 out.push(b']');
@@ -220,8 +220,8 @@ mod tests {
     use super::*;
 
     fn examples(body: &str) -> Result<Vec<Vec<u8>>, String> {
-        let document =
-            Document::parse(body.as_bytes(), &Limits::default()).map_err(|status| status.message.into_owned())?;
+        let document = Document::parse(body.as_bytes(), Dialect::Original, &Limits::default())
+            .map_err(|status| status.message.into_owned())?;
         let tensor = document.examples(&Limits::default()).map_err(|status| status.message.into_owned())?;
         let strings = tensor.string_values().expect("strings");
         Ok((0..strings.len()).map(|index| strings.get(index).to_vec()).collect())
@@ -289,10 +289,13 @@ mod tests {
 
     #[test]
     fn results_are_laid_out_as_the_originals() {
-        assert_eq!(write_computed(&Computed::Values(vec![80.0, 1.5])), b"{\n    \"results\": [80.0, 1.5]\n}");
+        assert_eq!(
+            write_computed(&Computed::Values(vec![80.0, 1.5]), Dialect::Original),
+            b"{\n    \"results\": [80.0, 1.5]\n}"
+        );
         let class = |label: &str, score| Class { label: label.into(), score };
         let rows = vec![vec![class("lo", 0.5), class("", 0.25)], vec![]];
         let wanted = b"{\n    \"results\": [[[\"lo\", 0.5], [\"\", 0.25]], []\n    ]\n}";
-        assert_eq!(write_computed(&Computed::Classes(rows)), wanted);
+        assert_eq!(write_computed(&Computed::Classes(rows), Dialect::Original), wanted);
     }
 }

@@ -11,6 +11,7 @@
 
 mod column;
 mod decode;
+mod dialect;
 mod document;
 mod dump;
 mod examples;
@@ -27,6 +28,7 @@ mod write;
 mod tests;
 
 pub use decode::Format;
+pub use dialect::Dialect;
 pub use document::Document;
 pub use dump::dump;
 pub use examples::write_computed;

@@ -2,6 +2,7 @@
 
 use smallvec::SmallVec;
 
+use crate::json::dialect::Dialect;
 use crate::json::number;
 
 /// Why text is no JSON. The words are `RapidJSON`'s, which clients see.
@@ -20,6 +21,8 @@ pub(super) enum Reason {
     NumberTooBig,
     FractionMissing,
     ExponentMissing,
+    ValueAfter,
+    Encoding,
     /// Ours: nesting beyond what the server allows.
     TooDeep,
 }
@@ -40,6 +43,8 @@ impl Reason {
             Self::NumberTooBig => "Number too big to be stored in double.",
             Self::FractionMissing => "Miss fraction part in number.",
             Self::ExponentMissing => "Miss exponent in number.",
+            Self::ValueAfter => "The document root must not be followed by other values.",
+            Self::Encoding => "Invalid encoding in string.",
             Self::TooDeep => "Nesting is too deep.",
         }
     }
@@ -66,11 +71,16 @@ enum Nest {
 pub(super) struct Scanner<'a> {
     text: &'a [u8],
     at: usize,
+    dialect: Dialect,
 }
 
 impl<'a> Scanner<'a> {
     pub(super) fn new(text: &'a [u8]) -> Self {
-        Self { text, at: 0 }
+        Self::of(text, Dialect::Original)
+    }
+
+    pub(super) fn of(text: &'a [u8], dialect: Dialect) -> Self {
+        Self { text, at: 0, dialect }
     }
 
     pub(super) fn at(&self) -> usize {
@@ -277,6 +287,7 @@ impl<'a> Scanner<'a> {
         match self.peek() {
             b'0' => self.at += 1,
             b'1'..=b'9' => self.digits(),
+            _ if self.dialect == Dialect::Strict => return self.error(Reason::ValueInvalid),
             b'N' => return self.word(b"NaN"),
             b'I' => {
                 self.word(b"Inf")?;

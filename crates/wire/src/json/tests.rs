@@ -11,6 +11,7 @@ use servable_core::signature::{Endpoint, Signature, Slot};
 use servable_core::status::{Code, Status};
 use servable_core::tensor::{Shape, Tensor};
 
+use crate::json::Dialect;
 use crate::json::{Document, Format, dump, explain, write_error, write_predict};
 
 /// Requests to small models, with what the original server answered. Where `deviates` is set, the answer is ours.
@@ -28,7 +29,7 @@ fn signature(inputs: &[(&str, DataType)]) -> Signature {
 }
 
 fn decode(body: &[u8], signature: &Signature, limits: &Limits) -> Result<(Format, Vec<(String, Tensor)>), Status> {
-    let document = Document::parse(body, limits)?;
+    let document = Document::parse(body, Dialect::Original, limits)?;
     document.signature_name()?;
     document.inputs(signature, limits)
 }
@@ -92,7 +93,7 @@ fn answer(case: &Value, signature: &Signature) -> Result<Vec<u8>, Status> {
     let (format, inputs) = decode(&body(case), signature, &Limits::default())?;
     let outputs = outputs(case["model"].as_str().expect("a model that can answer"), &inputs);
     let outputs: Vec<(&str, &Tensor)> = outputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    write_predict(format, &outputs, usize::MAX)
+    write_predict(format, Dialect::Original, &outputs, usize::MAX)
 }
 
 #[test]
@@ -164,7 +165,7 @@ fn syntax_errors_say_why_and_where() {
         ("{\"a\":\"01234567\n\"}", "Invalid escape character in string. at offset: 14"),
         ("{\"a\0\":1}", "Missing a closing quotation mark in string. at offset: 3"),
     ] {
-        let status = Document::parse(body.as_bytes(), &Limits::default()).expect_err(body);
+        let status = Document::parse(body.as_bytes(), Dialect::Original, &Limits::default()).expect_err(body);
         assert_eq!(status, Status::invalid_argument(format!("JSON Parse error: {reason}")), "{body}");
     }
 }
@@ -184,7 +185,7 @@ fn limits_are_named_when_they_are_passed() {
         assert!(many.message.contains("Input x") && many.message.contains("max_tensor_elements"), "{many}");
     }
     let (_, tensors) = decode(br#"{"inputs":[1,2,3,4]}"#, &x, &limits).expect("four is enough");
-    let error = write_predict(Format::Column, &[("y", &tensors[0].1)], 10).expect_err("ten is not");
+    let error = write_predict(Format::Column, Dialect::Original, &[("y", &tensors[0].1)], 10).expect_err("ten is not");
     assert_eq!(error.code, Code::ResourceExhausted);
     assert!(error.message.contains("max_output_bytes"), "{error}");
 }
@@ -202,7 +203,8 @@ fn names_may_be_escaped_and_the_first_of_equals_counts() {
     ] {
         assert_eq!(first_float(&read(body, &x)), 1_f32.to_le_bytes(), "{body}");
     }
-    let document = |body: &'static str| Document::parse(body.as_bytes(), &Limits::default()).expect(body);
+    let document =
+        |body: &'static str| Document::parse(body.as_bytes(), Dialect::Original, &Limits::default()).expect(body);
     assert_eq!(document(r#"{"signature_name":"\u00e9"}"#).signature_name(), Ok(Some("é".to_owned())));
     assert_eq!(document(r#"{"signature_name":""}"#).signature_name(), Ok(None));
     assert_eq!(document("{}").signature_name(), Ok(None));
@@ -233,7 +235,8 @@ fn answers_are_split_by_rows_or_left_whole() {
     let hollow = tensor(r#"{"inputs":[[],[]]}"#, DataType::Double);
     let halves = Tensor::fixed(DataType::Half, Shape::new([1]).expect("valid"), Arc::new([0_u8; 2])).expect("valid");
     let write = |format, outputs: &[(&str, &Tensor)]| {
-        write_predict(format, outputs, usize::MAX).map(|text| String::from_utf8(text).expect("UTF-8"))
+        write_predict(format, Dialect::Original, outputs, usize::MAX)
+            .map(|text| String::from_utf8(text).expect("UTF-8"))
     };
     let fails = |format, outputs: &[(&str, &Tensor)]| write(format, outputs).expect_err("not writable").message;
     let many = &[("m", &matrix), ("s", &strings), ("s_bytes", &strings)][..];
@@ -313,9 +316,9 @@ fn what_a_common_parser_takes_is_taken_and_shown_alike() {
     for _ in 0..3000 {
         let text = random.value(4);
         let body = format!(r#"{{"x": {text}}}"#);
-        assert!(Document::parse(body.as_bytes(), &Limits::default()).is_ok(), "{body}");
+        assert!(Document::parse(body.as_bytes(), Dialect::Original, &Limits::default()).is_ok(), "{body}");
         let cut = &body.as_bytes()[..random.below(body.len())];
-        assert!(Document::parse(cut, &Limits::default()).is_err(), "{body}");
+        assert!(Document::parse(cut, Dialect::Original, &Limits::default()).is_err(), "{body}");
         let shown = dump(text.as_bytes());
         if shown.len() < 256 {
             let parsed = |text: &str| serde_json::from_str::<Value>(text).expect(text);
@@ -326,7 +329,7 @@ fn what_a_common_parser_takes_is_taken_and_shown_alike() {
 
 /// Both walks must agree on what is fine.
 fn assert_nothing_to_explain(body: &[u8], signature: &Signature) {
-    let document = Document::parse(body, &Limits::default()).expect("valid");
+    let document = Document::parse(body, Dialect::Original, &Limits::default()).expect("valid");
     let reason = match (&*signature.inputs, document.instances, document.inputs) {
         ([_, _, ..], Some(rows), None) => explain::object_rows(signature, rows.text),
         ([only], Some(rows), None) if !rows.text.contains(&b'{') => explain::plain_rows(only, rows.text),
@@ -376,7 +379,7 @@ fn broken_bodies_are_refused_for_a_reason() {
                 assert_nothing_to_explain(&body, signature);
                 let outputs: Vec<(&str, &Tensor)> =
                     tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-                _ = write_predict(format, &outputs, 100);
+                _ = write_predict(format, Dialect::Original, &outputs, 100);
             }
             Err(status) => {
                 let shown = String::from_utf8_lossy(&body);
@@ -385,5 +388,25 @@ fn broken_bodies_are_refused_for_a_reason() {
                 assert!(serde_json::from_slice::<Value>(&answer).is_ok(), "{shown}: {status}");
             }
         }
+    }
+}
+
+#[test]
+fn strictly_only_json_is_read() {
+    let parse = |body: &[u8], dialect: Dialect| {
+        Document::parse(body, dialect, &Limits::default()).map(|_| ()).map_err(|status| status.message.into_owned())
+    };
+    for (body, refusal) in [
+        (&b"{\"inputs\": [NaN]}"[..], "Invalid value. at offset: 12"),
+        (b"{\"inputs\": [-Infinity]}", "Invalid value. at offset: 13"),
+        (b"{} {}", "The document root must not be followed by other values. at offset: 3"),
+        (b"{}\0", "The document root must not be followed by other values. at offset: 2"),
+        (b"{\"a\": \"\xff\"}", "Invalid encoding in string. at offset: 7"),
+    ] {
+        assert_eq!(parse(body, Dialect::Original), Ok(()));
+        assert_eq!(parse(body, Dialect::Strict), Err(format!("JSON Parse error: {refusal}")));
+    }
+    for body in [&b" {\"inputs\": [1.5, -0, 1e3, \"\xc3\xa9\", null]} \n"[..], b"\xef\xbb\xbf{}"] {
+        assert_eq!(parse(body, Dialect::Strict), Ok(()));
     }
 }

@@ -5,6 +5,7 @@ use servable_core::status::Status;
 use servable_core::tensor::{StringArray, Tensor};
 
 use crate::json::decode::Format;
+use crate::json::dialect::Dialect;
 use crate::json::print;
 use crate::json::text;
 
@@ -21,12 +22,17 @@ const USUAL_NUMBER_LENGTH: usize = 13;
 ///
 /// `INVALID_ARGUMENT` if an output cannot be split into rows or has a type that JSON has no values for;
 /// `RESOURCE_EXHAUSTED` if the text would be longer than `max_output_bytes`.
-pub fn write_predict(format: Format, outputs: &[(&str, &Tensor)], max_output_bytes: usize) -> Result<Vec<u8>, Status> {
+pub fn write_predict(
+    format: Format,
+    dialect: Dialect,
+    outputs: &[(&str, &Tensor)],
+    max_output_bytes: usize,
+) -> Result<Vec<u8>, Status> {
     let outputs: Vec<Output<'_>> = outputs.iter().map(|(name, tensor)| Output::new(name, tensor)).collect();
     let numbers: usize = outputs.iter().map(|output| output.tensor.shape().elements()).sum();
     let capacity = numbers.saturating_mul(USUAL_NUMBER_LENGTH).saturating_add(64);
     let text = Vec::with_capacity(capacity.min(max_output_bytes));
-    let mut out = Answer { text, max_bytes: max_output_bytes, level: 1, lists: Lists::OnOneLine };
+    let mut out = Answer { text, dialect, max_bytes: max_output_bytes, level: 1, lists: Lists::OnOneLine };
     match format {
         Format::Row => {
             let rows = common_rows(&outputs)?;
@@ -83,6 +89,7 @@ enum Lists {
 /// An answer in the making.
 struct Answer {
     text: Vec<u8>,
+    dialect: Dialect,
     max_bytes: usize,
     /// How deep what is being written stands.
     level: usize,
@@ -236,7 +243,7 @@ impl Answer {
 
     /// A list of consecutive elements; without a `count`, a single one and no brackets.
     fn leaves(&mut self, output: &Output<'_>, first: usize, count: Option<usize>) -> Result<(), Status> {
-        let tensor = output.tensor;
+        let (tensor, dialect) = (output.tensor, self.dialect);
         macro_rules! each {
             ($type:ty, |$value:ident, $text:ident| $write:expr) => {{
                 let (elements, _) = tensor.bytes().as_chunks::<{ size_of::<$type>() }>();
@@ -249,8 +256,8 @@ impl Answer {
             }};
         }
         match tensor.dtype() {
-            DataType::Float => each!(f32, |value, text| print::float(value, text)),
-            DataType::Double => each!(f64, |value, text| print::double(value, text)),
+            DataType::Float => each!(f32, |value, text| dialect.float(value, text)),
+            DataType::Double => each!(f64, |value, text| dialect.double(value, text)),
             DataType::Int8 => each!(i8, |value, text| print::signed(value.into(), text)),
             DataType::Int16 => each!(i16, |value, text| print::signed(value.into(), text)),
             DataType::Int32 => each!(i32, |value, text| print::signed(value.into(), text)),
@@ -275,7 +282,7 @@ impl Answer {
                             },
                         );
                     }
-                    text::quote(&string, &mut out.text);
+                    dialect.string(&string, &mut out.text);
                     Ok(())
                 })
             }

@@ -1,0 +1,71 @@
+//! `SessionRun`: any part of a graph, by the names of its tensors. Only for those who may do anything with a model.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use servable_core::predict::NamedRun;
+use servable_core::servable::{Caller, Servable};
+use servable_core::signature::DEFAULT_SIGNATURE;
+use servable_core::{Status, Tensor};
+use servable_wire::predict::PredictWriter;
+use servable_wire::session::SessionRunView;
+use servable_wire::span::Pieces;
+use servable_wire::tensor::Form;
+
+use crate::app::{App, COPYING};
+use crate::framing::framed;
+use crate::grpc::missing_spec;
+
+/// A run that is ready, and what its answer is called.
+struct Prepared {
+    servable: Arc<Servable>,
+    /// Empty unless names were those of a signature.
+    signature: String,
+    /// What the tensors were asked for by.
+    names: Vec<String>,
+    run: NamedRun,
+}
+
+/// Answers `SessionRun`.
+pub(crate) async fn run(app: Arc<App>, message: Arc<Pieces>, deadline: Option<Instant>) -> Result<Bytes, Status> {
+    let (length, shared) = (message.len(), Arc::clone(&app));
+    let prepared = app.work(length / COPYING, move || prepare(&shared, SessionRunView::read(&message)?)).await??;
+    let Prepared { servable, signature, names, run } = prepared;
+    let tensors = Arc::clone(&servable).run_named(run, Caller::until(deadline), app.threads()?).await?;
+    let bytes = tensors.iter().map(Tensor::value_bytes).sum();
+    app.check_output(bytes)?;
+    let form = if app.settings.tensor_content { Form::Content } else { Form::Typed };
+    let write = move || {
+        let outputs = names.iter().map(String::as_str).zip(&tensors);
+        let writer = PredictWriter::session_run(outputs, form, servable.name(), servable.version(), &signature);
+        framed(writer.len(), |buffer| writer.write(buffer))
+    };
+    app.work(bytes / COPYING, write).await?
+}
+
+fn prepare(app: &App, request: SessionRunView<'_>) -> Result<Prepared, Status> {
+    request.check_names()?;
+    let spec = request.spec.ok_or_else(missing_spec)?;
+    let servable = app.routes.current().resolve(&spec.name, &spec.choice)?;
+    let names: Vec<String> = request.fetches.into_iter().map(String::from).collect();
+    let mut run = NamedRun {
+        feeds: Vec::with_capacity(request.feeds.len()),
+        fetches: names.clone(),
+        targets: request.targets.into_iter().map(String::from).collect(),
+    };
+    for (name, tensor) in request.feeds {
+        let tensor = tensor.to_tensor(&name, &app.settings.limits)?;
+        run.feeds.push((name.into_owned(), tensor));
+    }
+    let mut signature = String::new();
+    if request.is_alias {
+        let named = servable.signature(&spec.signature_name).ok_or_else(|| {
+            let name = if spec.signature_name.is_empty() { DEFAULT_SIGNATURE } else { &spec.signature_name };
+            Status::failed_precondition(format!("Serving signature key \"{name}\" not found."))
+        })?;
+        run.resolve_aliases(named)?;
+        signature.clone_from(&named.name);
+    }
+    Ok(Prepared { servable, signature, names, run })
+}
