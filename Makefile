@@ -11,7 +11,7 @@ RUST_SOURCES := $(shell find crates proto -type f) Cargo.toml Cargo.lock
 ENGINE := $(VENV)/.engine
 TOOLS := $(VENV)/.tools
 
-.PHONY: own-target help install demo test test-rust test-python test-compat check format bench wheel clean
+.PHONY: own-target help install demo test test-rust test-python test-compat fuzz check format bench wheel clean
 
 help: ## List what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,11 @@ test-python: install
 
 test-compat: install ## End-to-end tests on the oldest and the newest TensorFlow
 	PYTHON=$(PYTHON) tools/test_compat.sh
+
+# A folder of its own: what is built there counts what it reaches.
+fuzz: export CARGO_TARGET_DIR := $(CARGO_TARGET_DIR)-fuzz
+fuzz: ## Odd bytes for every decoder, FUZZ_SECONDS (20) each
+	fuzz/run.sh $(FUZZ_SECONDS)
 
 check: install own-target ## Format, lint, types, licences
 	cargo fmt --all --check

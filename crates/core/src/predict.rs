@@ -22,6 +22,13 @@ pub struct Call {
     pub input_bytes: usize,
 }
 
+impl Call {
+    /// Bytes of memory that its tensors take.
+    pub fn memory_bytes(&self) -> usize {
+        self.feeds.iter().map(|(_, tensor)| tensor.memory_bytes()).sum()
+    }
+}
+
 /// Tensors and operations of a graph, by their names in it: `dense/BiasAdd:0` and `init`.
 #[derive(Debug, Default)]
 pub struct NamedRun {

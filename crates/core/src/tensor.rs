@@ -199,6 +199,13 @@ impl Tensor {
             Values::Strings(strings) => (0..strings.len()).map(|index| strings.get(index).len()).sum(),
         }
     }
+
+    /// Bytes of memory that the tensor takes while it is fed; each string has a cell, and its place beside it.
+    pub fn memory_bytes(&self) -> usize {
+        const STRING_BYTES: usize = 32;
+        let strings = self.string_values().map_or(0, StringArray::len);
+        self.value_bytes() + strings * STRING_BYTES
+    }
 }
 
 impl fmt::Debug for Tensor {

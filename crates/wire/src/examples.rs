@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use servable_core::tensor::PackedStrings;
 use servable_core::{Limits, Shape, Status, Tensor};
+use smallvec::SmallVec;
 
 use crate::fields::{Field, Fields, Malformed};
 use crate::predict::SpecView;
@@ -32,10 +33,15 @@ mod number {
 /// Tasks that one request may have: far more than any model has signatures.
 const MOST_TASKS: usize = 4096;
 
+/// Lists of examples that a request may have, which are to be merged. Writers of protobuf make one.
+const MOST_LISTS: usize = 16;
+
 /// The `Input` of a request, in place: its examples are looked for again when they are wanted, since there may be many.
 #[derive(Clone, Debug, Default)]
 pub struct ExamplesView<'a> {
-    list: Option<Span<'a>>,
+    /// The number of the field that lists are in, which says whether they may have a context.
+    kind: u32,
+    lists: SmallVec<[Span<'a>; 1]>,
     has_context: bool,
     count: usize,
 }
@@ -106,28 +112,33 @@ fn read_task(message: Span<'_>) -> Result<(SpecView<'_>, Cow<'_, str>), Malforme
 }
 
 impl<'a> ExamplesView<'a> {
-    /// The one kind of list or the other: whichever stands last replaces what there was.
+    /// Further lists of the same kind are appended; one of the other kind replaces what there was.
     fn merge(&mut self, message: Span<'a>) -> Result<(), Malformed> {
         for field in Fields::of(message) {
             let (kind, list) = match field? {
                 (kind @ (number::EXAMPLE_LIST | number::EXAMPLE_LIST_WITH_CONTEXT), value) => (kind, value.bytes()?),
                 _ => continue,
             };
-            let mut input = Self { list: Some(list), ..Self::default() };
+            if self.kind != kind {
+                *self = Self { kind, ..Self::default() };
+            }
+            if self.lists.len() == MOST_LISTS {
+                return Err(Malformed);
+            }
+            self.lists.push(list);
             for field in Fields::of(list) {
                 match field? {
                     (number::EXAMPLES, value) => {
                         check_example(value.bytes()?)?;
-                        input.count += 1;
+                        self.count += 1;
                     }
                     (number::CONTEXT, value) if kind == number::EXAMPLE_LIST_WITH_CONTEXT => {
                         check_example(value.bytes()?)?;
-                        input.has_context = true;
+                        self.has_context = true;
                     }
                     _ => {}
                 }
             }
-            *self = input;
         }
         Ok(())
     }
@@ -143,16 +154,19 @@ impl<'a> ExamplesView<'a> {
         for example in self.parts(number::EXAMPLES) {
             places.push(example?.place().ok_or(Malformed)?);
         }
-        let message = self.list.as_ref().map(Span::message).unwrap_or_default();
+        let message = self.lists.first().map(Span::message).unwrap_or_default();
         Tensor::strings(list_shape(self.count)?, Arc::new(PlacedStrings { message, places }))
     }
 
     fn with_context(&self, limits: &Limits) -> Result<Tensor, Status> {
-        let context = self.parts(number::CONTEXT).collect::<Result<Vec<_>, _>>()?;
-        let context: Vec<u8> = context.into_iter().flat_map(Span::chunks).collect::<Vec<_>>().concat();
+        let mut context = Vec::new();
+        for part in self.parts(number::CONTEXT) {
+            part?.chunks().for_each(|chunk| context.extend_from_slice(chunk));
+        }
         check_size(self.count, context.len(), limits)?;
         let mut strings = PackedStrings::default();
-        strings.bytes.reserve(context.len() * self.count + self.list.map_or(0, |list| list.len()));
+        let listed: usize = self.lists.iter().map(Span::len).sum();
+        strings.bytes.reserve(context.len() * self.count + listed);
         for example in self.parts(number::EXAMPLES) {
             strings.bytes.extend_from_slice(&context);
             example?.chunks().for_each(|chunk| strings.bytes.extend_from_slice(chunk));
@@ -162,7 +176,7 @@ impl<'a> ExamplesView<'a> {
     }
 
     fn parts(&self, wanted: u32) -> impl Iterator<Item = Result<Span<'a>, Malformed>> {
-        self.list.into_iter().flat_map(move |list| submessages(list, wanted))
+        self.lists.iter().flat_map(move |list| submessages(*list, wanted))
     }
 }
 

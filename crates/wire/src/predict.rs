@@ -58,7 +58,8 @@ impl<'a> SpecView<'a> {
                 (number::SPEC_SIGNATURE, value) => self.signature_name = value.text()?,
                 (number::SPEC_LABEL, value) => self.choice = Choice::Label(value.text()?.into_owned()),
                 (number::SPEC_VERSION, value) => {
-                    let mut version = 0;
+                    // A second one is merged with the first.
+                    let mut version = if let Choice::Version(before) = self.choice { before } else { 0 };
                     for field in Fields::of(value.bytes()?) {
                         if let (number::WRAPPED, value) = field? {
                             version = value.varint()? as i64;

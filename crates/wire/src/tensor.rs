@@ -33,6 +33,8 @@ enum Encoding {
     Signed,
     /// Varints of unsigned values.
     Unsigned,
+    /// Varints that mean true unless they are 0.
+    Truth,
 }
 
 /// The typed field of a fixed-size data type, and its encoding.
@@ -50,7 +52,7 @@ fn typed_field(dtype: DataType) -> Option<(u32, Encoding)> {
             (7, Encoding::Unsigned)
         }
         DataType::Int64 => (10, Encoding::Signed),
-        DataType::Bool => (11, Encoding::Unsigned),
+        DataType::Bool => (11, Encoding::Truth),
         DataType::Half | DataType::Bfloat16 => (13, Encoding::Unsigned),
         DataType::Uint32 => (16, Encoding::Unsigned),
         DataType::Uint64 => (17, Encoding::Unsigned),
@@ -144,6 +146,9 @@ impl<'a> TensorView<'a> {
             Some(content) if content.len() == elements * size => {
                 let mut bytes = aligned_bytes(content.len());
                 content.chunks().for_each(|chunk| bytes.extend_from_slice(chunk));
+                if dtype == DataType::Bool && bytes.iter().any(|byte| *byte > 1) {
+                    return Err(parse_error());
+                }
                 bytes
             }
             Some(_) => return Err(parse_error()),
@@ -233,18 +238,22 @@ fn append_values(
     match (encoding, chunk) {
         (Encoding::Packed { unit }, Field::Bytes(values)) if values.len() % unit == 0 => append(bytes, values, room),
         (Encoding::Packed { unit }, Field::Fixed(value)) if value.len() == unit => append(bytes, value, room),
-        (Encoding::Raw, Field::Bytes(values)) => append(bytes, values, room),
-        (Encoding::Signed | Encoding::Unsigned, Field::Bytes(mut values)) => {
+        // The one field of values that is not repeated: the last one counts.
+        (Encoding::Raw, Field::Bytes(values)) => {
+            bytes.clear();
+            append(bytes, values, wanted);
+        }
+        (Encoding::Signed | Encoding::Unsigned | Encoding::Truth, Field::Bytes(mut values)) => {
             while values.has_remaining() {
                 let value = decode_varint(&mut values)?;
                 if bytes.len() < wanted {
-                    append_integer(bytes, value, size);
+                    append_integer(bytes, value, encoding, size);
                 }
             }
         }
-        (Encoding::Signed | Encoding::Unsigned, Field::Varint(value)) => {
+        (Encoding::Signed | Encoding::Unsigned | Encoding::Truth, Field::Varint(value)) => {
             if room > 0 {
-                append_integer(bytes, value, size);
+                append_integer(bytes, value, encoding, size);
             }
         }
         _ => return Err(Malformed),
@@ -262,7 +271,8 @@ fn append(bytes: &mut AlignedBytes, values: Span<'_>, mut room: usize) {
 }
 
 /// The low bytes of the value: wider values wrap, as a narrowing conversion does in C.
-fn append_integer(bytes: &mut AlignedBytes, value: u64, size: usize) {
+fn append_integer(bytes: &mut AlignedBytes, value: u64, encoding: Encoding, size: usize) {
+    let value = if matches!(encoding, Encoding::Truth) { u64::from(value != 0) } else { value };
     bytes.extend_from_slice(&value.to_le_bytes()[..size]);
 }
 
@@ -352,7 +362,7 @@ impl<'a> TensorWriter<'a> {
         }
         let bytes = tensor.bytes();
         match (self.form, typed_field(tensor.dtype())) {
-            (Form::Typed, Some((_, encoding @ (Encoding::Signed | Encoding::Unsigned)))) => {
+            (Form::Typed, Some((_, encoding @ (Encoding::Signed | Encoding::Unsigned | Encoding::Truth)))) => {
                 integers(tensor, encoding).map(encoded_len_varint).sum()
             }
             _ => bytes.len(),
@@ -406,7 +416,7 @@ impl<'a> TensorWriter<'a> {
         }
         start(self.values_field(), self.values_length, buffer);
         match (self.form, typed_field(tensor.dtype())) {
-            (Form::Typed, Some((_, encoding @ (Encoding::Signed | Encoding::Unsigned)))) => {
+            (Form::Typed, Some((_, encoding @ (Encoding::Signed | Encoding::Unsigned | Encoding::Truth)))) => {
                 integers(tensor, encoding).for_each(|value| encode_varint(value, buffer));
             }
             _ => buffer.put_slice(tensor.bytes()),
@@ -480,6 +490,16 @@ mod tests {
         assert_eq!(floats(&read(&with(&[1.0, 2.0, 3.0, 4.0])).expect("valid")), [1.0, 2.0, 3.0]);
         assert_eq!(floats(&read(&with(&[1.0, 2.0])).expect("valid")), [1.0, 2.0, 2.0]);
         assert_eq!(floats(&read(&with(&[])).expect("valid")), [0.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn a_boolean_is_true_unless_it_is_0() {
+        let bytes = |values: &[u8]| [b"\x08\x0a\x12\x04\x12\x02\x08\x02", values].concat();
+        let read = |values: &[u8]| read_bytes(bytes(values)).map(|tensor| tensor.bytes().to_vec());
+        assert_eq!(read(b"\x5a\x03\x80\x02\x00"), Ok(vec![1, 0]), "packed: 256 and 0");
+        assert_eq!(read(b"\x58\x02\x58\x00"), Ok(vec![1, 0]), "one by one: 2 and 0");
+        assert_eq!(read(b"\x22\x02\x01\x00"), Ok(vec![1, 0]));
+        assert_eq!(read(b"\x22\x02\x01\x02"), Err(Status::invalid_argument("tensor parsing error: x")));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::json::document::Document;
 use crate::json::explain::json_type;
 use crate::json::number::{integral, real};
 use crate::json::scan::{Elements, Members};
-use crate::json::text::{base64_object, decode_base64, readable, unescape};
+use crate::json::text::{base64_object, decode_base64, readable, shown, unescape};
 use crate::tensor::start;
 
 mod field {
@@ -79,7 +79,7 @@ fn example(text: &[u8]) -> Result<Vec<u8>, Status> {
     let mut features = Vec::new();
     for (name, value) in Members::of(text) {
         let name = readable(name);
-        let feature = feature(&name, value)?;
+        let feature = feature(&shown(&name), value)?;
         let mut entry = Vec::with_capacity(name.len() + feature.len() + 8);
         append(field::NAME, name.as_bytes(), &mut entry);
         append(field::VALUE, &feature, &mut entry);

@@ -13,7 +13,7 @@ use crate::json::column::{Leaves, is_convertible, tensor_parsing_error, type_nam
 use crate::json::decode::{is_named_inputs, position};
 use crate::json::dump::dump;
 use crate::json::scan::{Elements, Members, Scanner};
-use crate::json::text::{base64_object, readable};
+use crate::json::text::{base64_object, readable, shown};
 use crate::json::walk::Sizes;
 
 /// Number of values and shape of an element that is fine in itself.
@@ -57,6 +57,7 @@ pub(super) fn object_rows(signature: &Signature, instances: &[u8]) -> Status {
         for (name, value) in Members::of(element) {
             let Some(position) = position(signature, name) else {
                 let name = readable(name);
+                let name = shown(&name);
                 let inner = Status::invalid_argument(format!("JSON object: does not have named input: {name}"));
                 return wrapped(&format!("Failed to process element: {index} key: {name}"), &inner);
             };

@@ -65,6 +65,15 @@ pub(super) fn readable(raw: &[u8]) -> String {
     String::from_utf8_lossy(&unescaped(raw)).into_owned()
 }
 
+/// A name in a message, which need not be longer than any that means something.
+pub(super) fn shown(name: &str) -> Cow<'_, str> {
+    const MOST_CHARACTERS: usize = 1024;
+    match name.char_indices().nth(MOST_CHARACTERS) {
+        None => Cow::Borrowed(name),
+        Some((end, _)) => Cow::Owned(format!("{}...", &name[..end])),
+    }
+}
+
 /// Writes `string` with quotes. Bytes that are no UTF-8 pass as they are.
 ///
 /// That makes such an answer broken JSON for strict readers, as it does in the original. Replacing the bytes would

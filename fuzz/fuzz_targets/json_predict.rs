@@ -1,0 +1,4 @@
+//! See `servable_fuzz::json_predict`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| servable_fuzz::json_predict(data));
