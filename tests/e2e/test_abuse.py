@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import struct
 import threading
 from pathlib import Path
 
@@ -12,11 +11,11 @@ import grpc
 import pytest
 from tensorflow_serving.apis import predict_pb2
 
+from tests.e2e import http2
 from tests.e2e.grpc_client import TIMEOUT_S, Grpc, code_of
 from tests.e2e.rest_client import Rest
 from tests.e2e.server import MODELS, Model, ServerProcess, serving, wait_until
 
-HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000")
 INT64_MAX = 2**63 - 1
 
 
@@ -131,17 +130,21 @@ def test_failures_do_not_earn_the_network_thread(client: Grpc, server: ServerPro
 
 
 def test_announced_messages_take_no_room(tmp_path: Path) -> None:
-    """Streams that announce more than the budget are refused; the server does not make room for what does not come."""
+    """What streams announce and do not send costs others nothing; what they have sent counts until they are gone."""
     flags = ["--max_bytes_in_flight=10000000", f"--model_base_path={MODELS / 'half'}", "--model_name=half"]
-    with ServerProcess(flags, tmp_path / "log") as server:
-        server.wait_ready()
-        with socket.create_connection(("127.0.0.1", server.grpc_port)) as connection:
-            connection.sendall(HTTP2_PREFACE)
-            for stream in range(1, 41, 2):
-                connection.sendall(headers_frame(stream) + data_frame(stream, struct.pack(">BI", 0, 1_000_000)))
-            client = Grpc(server.grpc_address)
+    with ServerProcess(flags, tmp_path / "log") as server, Grpc(server.wait_ready().grpc_address) as client:
+        with http2.Http2(server.grpc_port) as connection:
+            streams = range(1, 31, 2)
+            for stream in streams:
+                announcement = http2.message(b"", announced=1_000_000)
+                connection.send(http2.headers(stream) + http2.data(stream, announcement))
+            for _ in range(20):
+                assert code_after(client) == "OK"
+            for stream in streams:
+                for _ in range(40):
+                    connection.send(http2.data(stream, bytes(10_000)))
             wait_until(lambda: code_after(client) == "RESOURCE_EXHAUSTED", "the budget is spent")
-        wait_until(lambda: code_after(client) == "OK", "what was announced is given back with the connection")
+        wait_until(lambda: code_after(client) == "OK", "what had come is given back with the connection")
 
 
 def code_after(client: Grpc) -> str:
@@ -153,27 +156,6 @@ def code_after(client: Grpc) -> str:
     except grpc.RpcError as error:
         return code_of(error)
     return "OK"
-
-
-def headers_frame(stream: int) -> bytes:
-    """HEADERS of a Predict call, every field as a literal without an index."""
-    fields = {
-        ":method": "POST",
-        ":scheme": "http",
-        ":path": "/tensorflow.serving.PredictionService/Predict",
-        ":authority": "localhost",
-        "content-type": "application/grpc",
-        "te": "trailers",
-    }
-    block = b"".join(
-        b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
-        for name, value in fields.items()
-    )
-    return struct.pack(">I", len(block))[1:] + b"\x01\x04" + struct.pack(">I", stream) + block
-
-
-def data_frame(stream: int, data: bytes) -> bytes:
-    return struct.pack(">I", len(data))[1:] + b"\x00\x00" + struct.pack(">I", stream) + data
 
 
 def test_made_up_names_do_not_fill_the_metrics_page(tmp_path: Path) -> None:

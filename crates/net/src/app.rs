@@ -1,11 +1,13 @@
 //! What all handlers share: the routes, the settings, the counters.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use servable_core::examples::{self, Computed, Plan, Task};
 use servable_core::predict::{self, Call};
 use servable_core::routes::RouteTable;
@@ -83,6 +85,8 @@ pub(crate) struct App {
     pub(crate) control: SyncSender<ControlCall>,
     pub(crate) connections: Gauge,
     pub(crate) in_flight: Gauge,
+    /// Those in flight that have not come yet.
+    pub(crate) arriving: Gauge,
     pub(crate) requests: AtomicU64,
     pub(crate) budget: Budget,
     /// Where runs go that the network threads do not do themselves; there from the start on.
@@ -90,10 +94,25 @@ pub(crate) struct App {
 }
 
 impl App {
-    /// Whether there are more requests at work than there should be.
+    /// Whether there are more requests at work than there should be. Those that have not come yet do not count: anybody
+    /// can open many that never come.
     pub(crate) fn is_overloaded(&self) -> bool {
-        let most = self.settings.max_requests_in_flight.unwrap_or(DEFAULT_REQUESTS_IN_FLIGHT);
-        self.in_flight.value() > most as u64
+        self.in_flight.value().saturating_sub(self.arriving.value()) > self.most_requests()
+    }
+
+    /// Waits for a request to come. One that is there already need not wait; of those that are not, there may be as many
+    /// as there may be at work.
+    pub(crate) async fn arriving<T>(&self, request: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+        let mut request = pin!(request);
+        if let Some(outcome) = request.as_mut().now_or_never() {
+            return outcome;
+        }
+        let _arriving = self.arriving.enter();
+        if self.arriving.value() > self.most_requests() { Err(overloaded()) } else { request.await }
+    }
+
+    fn most_requests(&self) -> u64 {
+        self.settings.max_requests_in_flight.unwrap_or(DEFAULT_REQUESTS_IN_FLIGHT) as u64
     }
 
     /// Counts an answered request.
@@ -205,6 +224,11 @@ impl Planned {
         };
         let signatures = tasks.iter().map(|(_, signature)| signature.name.clone()).collect();
         Ok(Self { servable: Arc::clone(servable), api, signatures, call, plan })
+    }
+
+    /// Bytes of memory that its tensors take.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.call.memory_bytes()
     }
 }
 

@@ -1,19 +1,24 @@
 //! Bodies that are counted: what comes in against a budget of bytes, what goes out until it is gone.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Response;
 use hyper::body::{Body, Frame, SizeHint};
-use servable_core::Status;
+use servable_core::{Code, Status};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use crate::app::GaugeGuard;
+use crate::stall::{Sending, Stalls};
 
-/// How long a client may take for the next part of a request.
-pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a client may take for the next part of a request, and longer for all of it only as it goes on.
+const PART_TIMEOUT: Duration = Duration::from_secs(60);
+const LEAST_BYTES_PER_S: usize = 500;
 /// Answers are handed over in pieces, so that they count as being sent until nearly all of them is.
 const PIECE_BYTES: usize = 64 << 10;
 const UNIT_BYTES: usize = 1 << 10;
@@ -37,28 +42,103 @@ impl Budget {
 #[derive(Debug)]
 pub(crate) struct Share {
     budget: Budget,
-    taken: Mutex<Vec<OwnedSemaphorePermit>>,
+    held: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl Share {
     pub(crate) fn of(budget: &Budget) -> Self {
-        Self { budget: budget.clone(), taken: Mutex::default() }
+        Self { budget: budget.clone(), held: Mutex::default() }
     }
 
-    /// Takes more. `RESOURCE_EXHAUSTED` if that is more than is left: the request may come again later.
-    pub(crate) fn take(&self, bytes: usize) -> Result<(), Status> {
-        if bytes <= FREE_BYTES {
-            return Ok(());
+    /// Holds so many bytes in all, whatever it was before. `RESOURCE_EXHAUSTED` if there are not so many left: the request
+    /// may come again later.
+    pub(crate) fn hold(&self, bytes: usize) -> Result<(), Status> {
+        let units = if bytes <= FREE_BYTES { 0 } else { bytes.div_ceil(UNIT_BYTES) };
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        if units < before {
+            drop(held.as_mut().and_then(|permit| permit.split(before - units)));
+        } else if units > before {
+            let more = u32::try_from(units - before).unwrap_or(u32::MAX);
+            let more = Arc::clone(&self.budget.units).try_acquire_many_owned(more).map_err(|_| {
+                Status::resource_exhausted(format!(
+                    "requests at work take all of the {} bytes that this server has for them (max_bytes_in_flight)",
+                    self.budget.most
+                ))
+            })?;
+            match held.as_mut() {
+                Some(permit) => permit.merge(more),
+                None => *held = Some(more),
+            }
         }
-        let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.budget.units).try_acquire_many_owned(units).map_err(|_| {
-            Status::resource_exhausted(format!(
-                "requests at work take all of the {} bytes that this server has for them (max_bytes_in_flight)",
-                self.budget.most
-            ))
-        })?;
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner).push(permit);
         Ok(())
+    }
+
+    fn is_empty(&self) -> bool {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.as_ref().is_none_or(|permit| permit.num_permits() == 0)
+    }
+
+    /// Goes with an answer until it is sent.
+    pub(crate) fn ride<B>(self: Arc<Self>, mut response: Response<B>) -> Response<B> {
+        if !self.is_empty() {
+            response.extensions_mut().insert(self);
+        }
+        response
+    }
+}
+
+/// Bytes that a request has brought so far, and what it holds of the budget for them.
+///
+/// A length that is only announced costs nothing. What has come is held in steps that grow with it, so that this is done
+/// a few times for each request.
+pub(crate) struct Arrived<'a> {
+    share: &'a Share,
+    bytes: usize,
+    held: usize,
+}
+
+impl<'a> Arrived<'a> {
+    pub(crate) fn new(share: &'a Share) -> Self {
+        Self { share, bytes: 0, held: 0 }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Notes further bytes, of which there will be `most` in all.
+    pub(crate) fn add(&mut self, bytes: usize, most: usize) -> Result<(), Status> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > self.held {
+            self.held = self.bytes.max(self.held.saturating_mul(2).min(most));
+            self.share.hold(self.held)?;
+        }
+        Ok(())
+    }
+}
+
+/// How long a request may take to come: each part of it, and all of it for its size.
+pub(crate) struct Patience(Instant);
+
+impl Patience {
+    pub(crate) fn new() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Waits for the next part of a request of which so many bytes have come. `CANCELLED` if that takes too long.
+    pub(crate) async fn wait<T>(&self, bytes: usize, part: impl Future<Output = T>) -> Result<T, Status> {
+        let worth = Duration::from_secs((bytes / LEAST_BYTES_PER_S) as u64);
+        let end = (self.0 + PART_TIMEOUT + worth).min(Instant::now() + PART_TIMEOUT);
+        tokio::time::timeout_at(end, part).await.map_err(|_| {
+            let seconds = PART_TIMEOUT.as_secs();
+            Status::new(
+                Code::Cancelled,
+                format!(
+                    "the request did not go on for {seconds} s, or at less than {LEAST_BYTES_PER_S} bytes a second"
+                ),
+            )
+        })
     }
 }
 
@@ -66,12 +146,16 @@ impl Share {
 pub(crate) struct Sent<B> {
     body: B,
     rest: Bytes,
+    /// For answers that are large.
+    progress: Option<(Arc<Share>, Sending)>,
     _in_flight: GaugeGuard,
 }
 
 impl<B> Sent<B> {
-    pub(crate) fn new(body: B, in_flight: GaugeGuard) -> Self {
-        Self { body, rest: Bytes::new(), _in_flight: in_flight }
+    pub(crate) fn of(response: Response<B>, in_flight: GaugeGuard, stalls: &Stalls) -> Response<Self> {
+        let (mut head, body) = response.into_parts();
+        let progress = head.extensions.remove::<Arc<Share>>().map(|share| (share, stalls.begin()));
+        Response::from_parts(head, Self { body, rest: Bytes::new(), progress, _in_flight: in_flight })
     }
 }
 
@@ -80,6 +164,9 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Sent<B> {
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        if let Some((_, sending)) = &self.progress {
+            sending.goes_on();
+        }
         if self.rest.is_empty() {
             let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
             match frame.map(|frame| frame.map(Frame::into_data)) {
@@ -117,20 +204,50 @@ mod tests {
     fn the_budget_is_given_back() {
         let budget = Budget::new(100 << 10);
         let share = Share::of(&budget);
-        share.take(40 << 10).expect("there is room");
-        share.take(50 << 10).expect("there is room");
-        let refused = Share::of(&budget).take(20 << 10).expect_err("too much");
+        share.hold(40 << 10).expect("there is room");
+        share.hold(90 << 10).expect("there is room");
+        let refused = Share::of(&budget).hold(20 << 10).expect_err("too much");
         assert!(refused.message.contains("max_bytes_in_flight"), "{refused}");
-        Share::of(&budget).take(FREE_BYTES).expect("little is free");
+        Share::of(&budget).hold(FREE_BYTES).expect("little is free");
+        share.hold(80 << 10).expect("less than before");
+        Share::of(&budget).hold(20 << 10).expect("this much is there again");
+        share.hold(0).expect("nothing");
+        assert!(share.is_empty());
+        share.hold(100 << 10).expect("all of it is there again");
+        assert!(!share.is_empty());
         drop(share);
-        Share::of(&budget).take(100 << 10).expect("all of it is there again");
+        Share::of(&budget).hold(100 << 10).expect("all of it is there again");
+    }
+
+    #[test]
+    fn what_arrives_is_held_and_no_more_than_will_come() {
+        let budget = Budget::new(100 << 10);
+        let share = Share::of(&budget);
+        let mut arrived = Arrived::new(&share);
+        for _ in 0..9 {
+            arrived.add(10 << 10, 90 << 10).expect("there is room");
+        }
+        assert_eq!(arrived.bytes(), 90 << 10);
+        assert!(Share::of(&budget).hold(20 << 10).is_err());
+        drop(share);
+        Share::of(&budget).hold(100 << 10).expect("it is given back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_has_to_go_on() {
+        let patience = Patience::new();
+        let slow = |seconds: u64| tokio::time::sleep(Duration::from_secs(seconds));
+        patience.wait(0, slow(59)).await.expect("in time");
+        assert_eq!(patience.wait(0, slow(59)).await.expect_err("a byte a minute").code, Code::Cancelled);
+        patience.wait(1 << 20, slow(59)).await.expect("much has come");
+        assert_eq!(patience.wait(1 << 20, slow(61)).await.expect_err("it stopped").code, Code::Cancelled);
     }
 
     #[tokio::test]
     async fn an_answer_counts_until_its_last_piece_is_taken() {
         let gauge = Gauge::default();
         let data = Bytes::from(vec![7; 3 * PIECE_BYTES + 1]);
-        let mut body = Sent::new(Full::new(data.clone()), gauge.enter());
+        let mut body = Sent::of(Response::new(Full::new(data.clone())), gauge.enter(), &Stalls::default()).into_body();
         assert_eq!(body.size_hint().exact(), Some(data.len() as u64));
         let mut got = Vec::new();
         while let Some(frame) = body.frame().await {

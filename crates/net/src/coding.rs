@@ -24,13 +24,13 @@ pub(crate) enum InflateError {
     NoRoom(Status),
 }
 
-/// All that a decompressor gives, up to `most` bytes. Room for it is taken step by step: what a small body will become
+/// All that a decompressor gives, up to `most` bytes. Room for it is held step by step: what a small body will become
 /// is not known before.
 pub(crate) fn inflate(mut compressed: impl Read, most: usize, share: &Share) -> Result<Bytes, InflateError> {
     let mut plain = Vec::new();
     loop {
         let step = plain.len().max(INFLATE_STEP).min(most.saturating_add(1) - plain.len());
-        share.take(step).map_err(InflateError::NoRoom)?;
+        share.hold(plain.len() + step).map_err(InflateError::NoRoom)?;
         let read = compressed.by_ref().take(step as u64).read_to_end(&mut plain).map_err(|_| InflateError::Broken)?;
         if plain.len() > most {
             return Err(InflateError::TooLarge);

@@ -2,6 +2,7 @@
 //!
 //! A message stays in the frames that brought it, so that its tensors are the first and only copy of their values.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use servable_core::{Code, Status};
 use servable_wire::span::{Pieces, Span};
 
 use crate::app::{App, INFLATION};
-use crate::body::{BODY_TIMEOUT, Share};
+use crate::body::{Arrived, Patience, Share};
 use crate::coding::{COMPRESSING, InflateError, WORTH_COMPRESSING, accepts_gzip, gzip, inflate};
 
 /// A message is preceded by a byte about its compression and four of length.
@@ -48,7 +49,7 @@ enum Coding {
     Deflate,
 }
 
-/// The message of a call, of at most so many bytes. Its announced length is taken from the budget before anything comes.
+/// The message of a call, of at most so many bytes.
 pub(crate) async fn read_message(
     app: &App,
     request: Request<Incoming>,
@@ -58,10 +59,10 @@ pub(crate) async fn read_message(
 ) -> Result<Arc<Pieces>, tonic::Status> {
     let coding = coding(request.headers())?;
     let reading = async {
-        let mut message = Incomplete::default();
+        let (mut message, patience) = (Incomplete::new(share, most), Patience::new());
         let mut body = request.into_body();
-        while let Some(data) = next_data(&mut body).await? {
-            message.push(data, share, most)?;
+        while let Some(data) = patience.wait(message.arrived.bytes(), next_data(&mut body)).await?? {
+            message.push(data)?;
         }
         match message.whole(coding)? {
             (pieces, None) => Ok(pieces),
@@ -71,6 +72,7 @@ pub(crate) async fn read_message(
             }
         }
     };
+    let reading = app.arriving(reading);
     let outcome = match deadline {
         Some(deadline) => tokio::time::timeout_at(deadline.into(), reading).await.unwrap_or_else(|_| Err(timed_out())),
         None => reading.await,
@@ -95,14 +97,10 @@ fn coding(headers: &HeaderMap) -> Result<Option<Coding>, tonic::Status> {
     }
 }
 
-/// The next piece of a body; `CANCELLED` if none comes for long, or ever.
+/// The next piece of a body.
 async fn next_data(body: &mut Incoming) -> Result<Option<Bytes>, Status> {
     loop {
-        let frame = tokio::time::timeout(BODY_TIMEOUT, body.frame()).await.map_err(|_| {
-            let seconds = BODY_TIMEOUT.as_secs();
-            Status::new(Code::Cancelled, format!("the request message did not go on for {seconds} s"))
-        })?;
-        match frame {
+        match body.frame().await {
             None => return Ok(None),
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data() {
@@ -117,19 +115,31 @@ async fn next_data(body: &mut Incoming) -> Result<Option<Bytes>, Status> {
 }
 
 /// A message on its way in.
-#[derive(Default)]
-struct Incomplete {
+struct Incomplete<'a> {
+    most: usize,
     prefix: [u8; PREFIX_BYTES],
     prefix_seen: usize,
     announced: usize,
-    seen: usize,
+    arrived: Arrived<'a>,
     pieces: Pieces,
     /// Small frames, to be joined.
     joined: BytesMut,
 }
 
-impl Incomplete {
-    fn push(&mut self, mut data: Bytes, share: &Share, most: usize) -> Result<(), Status> {
+impl<'a> Incomplete<'a> {
+    fn new(share: &'a Share, most: usize) -> Self {
+        Self {
+            most,
+            prefix: [0; PREFIX_BYTES],
+            prefix_seen: 0,
+            announced: 0,
+            arrived: Arrived::new(share),
+            pieces: Pieces::default(),
+            joined: BytesMut::new(),
+        }
+    }
+
+    fn push(&mut self, mut data: Bytes) -> Result<(), Status> {
         if self.prefix_seen < PREFIX_BYTES {
             let missing = (PREFIX_BYTES - self.prefix_seen).min(data.len());
             data.split_to(missing).copy_to_slice(&mut self.prefix[self.prefix_seen..][..missing]);
@@ -139,18 +149,17 @@ impl Incomplete {
             }
             let [_, length @ ..] = self.prefix;
             self.announced = u32::from_be_bytes(length) as usize;
-            if self.announced > most {
+            if self.announced > self.most {
                 return Err(Status::resource_exhausted(format!(
-                    "the request message of {} bytes is larger than {most}, the most that this server takes (max_message_bytes)",
-                    self.announced
+                    "the request message of {} bytes is larger than {}, the most that this server takes (max_message_bytes)",
+                    self.announced, self.most
                 )));
             }
-            share.take(self.announced)?;
         }
-        self.seen += data.len();
-        if self.seen > self.announced {
+        if self.arrived.bytes() + data.len() > self.announced {
             return Err(Status::invalid_argument("a call of this method has one message"));
         }
+        self.arrived.add(data.len(), self.announced)?;
         if data.len() >= SMALL_FRAME || data.len() == self.announced {
             self.keep_joined();
             self.pieces.push(data);
@@ -169,10 +178,11 @@ impl Incomplete {
 
     /// The message, and how it is compressed if it is.
     fn whole(mut self, coding: Option<Coding>) -> Result<(Pieces, Option<Coding>), Status> {
-        if self.prefix_seen < PREFIX_BYTES || self.seen < self.announced {
+        let arrived = self.arrived.bytes();
+        if self.prefix_seen < PREFIX_BYTES || arrived < self.announced {
             return Err(Status::internal(format!(
-                "the request ended after {} of {} bytes of its message",
-                self.seen, self.announced
+                "the request ended after {arrived} of {} bytes of its message",
+                self.announced
             )));
         }
         self.keep_joined();
@@ -275,13 +285,16 @@ fn headed(body: tonic::body::Body) -> GrpcResponse {
 
 /// The status as gRPC has it.
 pub(crate) fn edge_status(status: &Status) -> tonic::Status {
-    let code = tonic::Code::from_i32(status.code as i32);
-    let message = &status.message;
-    if message.len() <= LONGEST_MESSAGE {
-        return tonic::Status::new(code, message.as_ref());
+    tonic::Status::new(tonic::Code::from_i32(status.code as i32), cut(&status.message, LONGEST_MESSAGE))
+}
+
+/// A message of about so many bytes at most.
+pub(crate) fn cut(message: &str, most: usize) -> Cow<'_, str> {
+    if message.len() <= most {
+        return Cow::Borrowed(message);
     }
-    let end = (0..=LONGEST_MESSAGE).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
-    tonic::Status::new(code, format!("{}{CUT}", &message[..end]))
+    let end = (0..=most).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
+    Cow::Owned(format!("{}{CUT}", &message[..end]))
 }
 
 /// When a call has to be done that says so: `grpc-timeout` is up to eight digits and a unit.
@@ -322,9 +335,9 @@ mod tests {
 
     fn read(frames: &[&[u8]], coding: Option<Coding>, most: usize) -> Result<Bytes, Status> {
         let share = Share::of(&Budget::new(1 << 20));
-        let mut message = Incomplete::default();
+        let mut message = Incomplete::new(&share, most);
         for frame in frames {
-            message.push(Bytes::copy_from_slice(frame), &share, most)?;
+            message.push(Bytes::copy_from_slice(frame))?;
         }
         let pieces = match message.whole(coding)? {
             (pieces, None) => pieces,
@@ -363,7 +376,8 @@ mod tests {
         assert_eq!(code(&[b"\x01\0\0\0\0"], 9), Code::Internal);
         assert_eq!(code(&[b"\x02\0\0\0\0"], 9), Code::Internal);
         let prefix = [&[0][..], &(2_u32 << 20).to_be_bytes()].concat();
-        assert_eq!(code(&[&prefix], 1 << 30), Code::ResourceExhausted, "beyond the budget");
+        assert_eq!(code(&[&prefix], 1 << 30), Code::Internal, "it is only announced");
+        assert_eq!(code(&[&prefix, &vec![0; 3 << 19]], 1 << 30), Code::ResourceExhausted, "beyond the budget");
     }
 
     #[test]

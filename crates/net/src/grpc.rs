@@ -114,10 +114,16 @@ fn refused(message: String) -> GrpcResponse {
     edge_status(&Status::unimplemented(message)).into_http()
 }
 
+/// The message of a call, and what it holds of the budget.
+pub(crate) struct Received {
+    pub(crate) message: Arc<Pieces>,
+    pub(crate) share: Arc<Share>,
+}
+
 /// A call whose message is as large as its tensors.
 async fn unary<F, R>(app: &Arc<App>, call: Opened, handler: F) -> GrpcResponse
 where
-    F: FnOnce(Arc<App>, Arc<Pieces>) -> R + Send,
+    F: FnOnce(Arc<App>, Received) -> R + Send,
     R: Future<Output = Result<Bytes, Status>> + Send,
 {
     unary_up_to(usize::MAX, app, call, handler).await
@@ -125,22 +131,23 @@ where
 
 async fn unary_up_to<F, R>(most: usize, app: &Arc<App>, call: Opened, handler: F) -> GrpcResponse
 where
-    F: FnOnce(Arc<App>, Arc<Pieces>) -> R + Send,
+    F: FnOnce(Arc<App>, Received) -> R + Send,
     R: Future<Output = Result<Bytes, Status>> + Send,
 {
     let most = app.settings.limits.max_message_bytes.min(most);
-    // Held until the answer is there: what the handler works on is still the message.
     let share = Arc::new(Share::of(&app.budget));
     let compresses = may_compress(app, call.request.headers());
     let message = match read_message(app, call.request, &share, most, call.deadline).await {
         Ok(message) => message,
         Err(refusal) => return answered(Err(refusal)),
     };
-    let mut outcome = handler(Arc::clone(app), message).await;
+    let mut outcome = handler(Arc::clone(app), Received { message, share: Arc::clone(&share) }).await;
     if compresses && let Ok(message) = outcome {
         outcome = compressed(app, message).await;
     }
-    answered(outcome.map_err(|status| edge_status(&status)))
+    // Request and tensors are gone by now; the answer is there until the client has taken it.
+    let outcome = outcome.and_then(|message| share.hold(message.len()).map(|()| message));
+    share.ride(answered(outcome.map_err(|status| edge_status(&status))))
 }
 
 /// A call whose message holds names and numbers; decoded, they take many times the room.
@@ -149,8 +156,9 @@ where
     M: Message + Default,
     O: Message,
 {
-    let handler =
-        |app: Arc<App>, message: Arc<Pieces>| async move { framed_message(&handler(&app, &decode(&message)?)?) };
+    let handler = |app: Arc<App>, Received { message, .. }: Received| async move {
+        framed_message(&handler(&app, &decode(&message)?)?)
+    };
     unary_up_to(SMALL_MESSAGE_BYTES, app, call, handler).await
 }
 
@@ -158,8 +166,9 @@ fn decode<M: Message + Default>(message: &Arc<Pieces>) -> Result<M, Status> {
     M::decode(Span::of(message)).map_err(|_| Malformed.into())
 }
 
-async fn predict(app: Arc<App>, message: Arc<Pieces>, deadline: Option<Instant>) -> Result<Bytes, Status> {
+async fn predict(app: Arc<App>, received: Received, deadline: Option<Instant>) -> Result<Bytes, Status> {
     const ENTRY: Entry = Entry { api: PREDICT, entrypoint: "GRPC" };
+    let Received { message, share } = received;
     let (start, length) = (Instant::now(), message.len());
     let bound = {
         let app = Arc::clone(&app);
@@ -173,11 +182,15 @@ async fn predict(app: Arc<App>, message: Arc<Pieces>, deadline: Option<Instant>)
     };
     let (model, bound) = app.work(length / COPYING, bound).await?;
     let outcome = match bound {
-        Ok((servable, call)) => app.run(servable, call, PREDICT, Caller::until(deadline)).await,
+        Ok((servable, call)) => match share.hold(length.max(call.memory_bytes())) {
+            Ok(()) => app.run(servable, call, PREDICT, Caller::until(deadline)).await,
+            Err(refusal) => Err(refusal),
+        },
         Err(status) => Err(status),
     };
     app.count(&model, ENTRY, outcome.as_ref().map(|_| ()), start.elapsed());
     let answer = outcome?;
+    share.hold(answer.value_bytes())?;
     let form = if app.settings.tensor_content { Form::Content } else { Form::Typed };
     app.work(answer.value_bytes() / COPYING, move || write_predict(&answer, form)).await?
 }
@@ -255,8 +268,8 @@ fn model_status(app: &App, request: &GetModelStatusRequest) -> Result<GetModelSt
     Ok(GetModelStatusResponse { model_version_status })
 }
 
-async fn reload(app: Arc<App>, message: Arc<Pieces>) -> Result<Bytes, Status> {
-    let answer = control::ask(&app, "HandleReloadConfigRequest", message.to_bytes()).await?;
+async fn reload(app: Arc<App>, received: Received) -> Result<Bytes, Status> {
+    let answer = control::ask(&app, "HandleReloadConfigRequest", received.message.to_bytes()).await?;
     framed(answer.len(), |buffer| buffer.extend_from_slice(&answer))
 }
 

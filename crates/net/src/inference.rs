@@ -18,20 +18,21 @@ use servable_wire::messages::tensorflow::serving::{
     MultiInferenceResponse, Regression, RegressionResponse, RegressionResult,
 };
 use servable_wire::predict::SpecView;
-use servable_wire::span::Pieces;
 
 use crate::app::{App, Planned};
+use crate::body::Share;
 use crate::framing::framed_message;
-use crate::grpc::missing_spec;
+use crate::grpc::{Received, missing_spec};
 use crate::metrics::Entry;
 
 /// Answers Classify or Regress.
 pub(crate) async fn run_task(
     app: Arc<App>,
-    message: Arc<Pieces>,
+    received: Received,
     task: Task,
     deadline: Option<Instant>,
 ) -> Result<Bytes, Status> {
+    let Received { message, share } = received;
     let (start, length) = (Instant::now(), message.len());
     let planned = {
         let app = Arc::clone(&app);
@@ -45,7 +46,7 @@ pub(crate) async fn run_task(
     };
     let (model, planned) = app.work(length, planned).await?;
     let outcome = match planned {
-        Ok(planned) => answer_task(&app, planned, deadline).await,
+        Ok(planned) => answer_task(&app, planned, &share, deadline).await,
         Err(status) => Err(status),
     };
     let entry = Entry { api: task.api(), entrypoint: "GRPC" };
@@ -60,7 +61,8 @@ fn plan_task(app: &App, task: Task, request: TaskView<'_>) -> Result<Planned, St
     Planned::new(&servable, &[(task, signature)], &request.input.to_tensor(&app.settings.limits)?)
 }
 
-async fn answer_task(app: &App, planned: Planned, deadline: Option<Instant>) -> Result<Bytes, Status> {
+async fn answer_task(app: &App, planned: Planned, share: &Share, deadline: Option<Instant>) -> Result<Bytes, Status> {
+    share.hold(planned.memory_bytes())?;
     let servable = Arc::clone(&planned.servable);
     let mut computed = app.run_tasks(planned, Caller::until(deadline)).await?;
     let (signature, computed) =
@@ -77,13 +79,15 @@ async fn answer_task(app: &App, planned: Planned, deadline: Option<Instant>) -> 
 }
 
 /// Answers MultiInference: all tasks in one run. The first one says which version of the model that is.
-pub(crate) async fn run_tasks(app: Arc<App>, message: Arc<Pieces>, deadline: Option<Instant>) -> Result<Bytes, Status> {
+pub(crate) async fn run_tasks(app: Arc<App>, received: Received, deadline: Option<Instant>) -> Result<Bytes, Status> {
+    let Received { message, share } = received;
     let length = message.len();
     let planned = {
         let app = Arc::clone(&app);
         move || plan_tasks(&app, &MultiView::read(&message)?)
     };
     let planned = app.work(length, planned).await??;
+    share.hold(planned.memory_bytes())?;
     let servable = Arc::clone(&planned.servable);
     let computed = app.run_tasks(planned, Caller::until(deadline)).await?;
     let results = computed.into_iter().map(|(signature, computed)| InferenceResult {

@@ -17,6 +17,7 @@ mod rest;
 mod server;
 mod session;
 mod shard;
+mod stall;
 
 pub use app::Settings;
 pub use control::ControlCall;

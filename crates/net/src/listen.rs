@@ -25,6 +25,7 @@ use crate::app::App;
 use crate::body::Sent;
 use crate::peer::Watched;
 use crate::shard::{Accepted, Shards, Stream};
+use crate::stall::Stalls;
 use crate::{grpc, rest};
 
 pub(crate) const DEFAULT_CONNECTIONS: usize = 10_000;
@@ -171,12 +172,14 @@ pub(crate) async fn serve_grpc<S>(stream: S, app: Arc<App>, watcher: Watcher)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let stalls = Stalls::default();
+    let sending = stalls.clone();
     let service = service_fn(move |request| {
-        let app = Arc::clone(&app);
+        let (app, sending) = (Arc::clone(&app), sending.clone());
         // Boxed: the whole of a call's state is moved several times on its way into a task.
         Box::pin(async move {
             let handler = grpc::handle(Arc::clone(&app), request);
-            Ok::<_, Infallible>(answer(&app, handler, grpc::overloaded, grpc::panicked).await)
+            Ok::<_, Infallible>(answer(&app, &sending, handler, grpc::overloaded, grpc::panicked).await)
         })
     });
     let connection = http2::Builder::new(TokioExecutor::new())
@@ -189,38 +192,51 @@ where
         .keep_alive_timeout(PING_TIMEOUT)
         .auto_date_header(false)
         .serve_connection(TokioIo::new(stream), service);
-    let _ = watcher.watch(connection).await;
+    until_done(watcher.watch(connection), &stalls).await;
 }
 
 /// Serves REST on a connection until either side is done with it.
 pub(crate) async fn serve_rest(stream: TcpStream, app: Arc<App>, watcher: Watcher) {
     let (stream, peer) = Watched::new(stream);
+    let stalls = Stalls::default();
+    let sending = stalls.clone();
     let service = service_fn(move |request| {
-        let (app, peer) = (Arc::clone(&app), peer.clone());
+        let (app, peer, sending) = (Arc::clone(&app), peer.clone(), sending.clone());
         Box::pin(async move {
             let handler = rest::handle(Arc::clone(&app), peer, request);
-            Ok::<_, Infallible>(answer(&app, handler, rest::overloaded, rest::panicked).await)
+            Ok::<_, Infallible>(answer(&app, &sending, handler, rest::overloaded, rest::panicked).await)
         })
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(MOST_HEADERS)
+        .max_buf_size(HEADER_LIST_BYTES as usize)
         .half_close(true)
         .serve_connection(TokioIo::new(stream), service);
-    let _ = watcher.watch(connection).await;
+    until_done(watcher.watch(connection), &stalls).await;
+}
+
+/// A connection until either side is done with it, or the client takes nothing of an answer.
+async fn until_done<T>(connection: impl Future<Output = T>, stalls: &Stalls) {
+    tokio::select! {
+        biased;
+        _ = connection => {}
+        () = stalls.too_long() => {}
+    }
 }
 
 /// The answer to a request, which is in flight until all of it is sent. One too many is refused before it is looked at.
 async fn answer<B>(
     app: &App,
+    stalls: &Stalls,
     handler: impl Future<Output = Response<B>>,
     overloaded: fn() -> Response<B>,
     panicked: fn() -> Response<B>,
 ) -> Response<Sent<B>> {
     let in_flight = app.begin_request();
     let response = if app.is_overloaded() { overloaded() } else { survive(handler, panicked).await };
-    response.map(|body| Sent::new(body, in_flight))
+    Sent::of(response, in_flight, stalls)
 }
 
 /// A handler that panics costs its request, nothing else. The panic itself has been printed by then.

@@ -12,6 +12,8 @@ use servable_core::{Code, Status};
 
 /// Names in requests that no model has: so many are counted by name, all further ones together.
 const MOST_UNKNOWN_NAMES: usize = 100;
+/// A longer one is counted with the others.
+const LONGEST_UNKNOWN_NAME: usize = 256;
 const OTHER_NAMES: &str = "(other)";
 
 /// Counters of requests. Cheap enough for every request.
@@ -70,6 +72,9 @@ impl Metrics {
 
     /// Whoever sends made-up names must not make the table of counters grow for ever.
     fn bounded<'a>(&self, model: &'a str) -> &'a str {
+        if model.len() > LONGEST_UNKNOWN_NAME {
+            return OTHER_NAMES;
+        }
         let mut names = self.unknown_names.lock().unwrap_or_else(PoisonError::into_inner);
         if names.contains(model) {
             return model;

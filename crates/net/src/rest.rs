@@ -20,8 +20,9 @@ use servable_wire::json::{self, Document, Format};
 use servable_wire::target::{self, Target, TargetError, Verb};
 
 use crate::app::{self, App, INFLATION, PREDICT, PRINTING, Planned};
-use crate::body::{BODY_TIMEOUT, Share};
+use crate::body::{Arrived, Patience, Share};
 use crate::coding::{COMPRESSING, InflateError, WORTH_COMPRESSING, accepts_gzip, gzip, inflate};
+use crate::framing::cut;
 use crate::metrics::{Entry, Metrics};
 use crate::peer::Peer;
 
@@ -31,8 +32,8 @@ const HTML: HeaderValue = HeaderValue::from_static("text/html");
 
 pub(crate) type RestResponse = Response<Full<Bytes>>;
 
-/// A body of undeclared length takes from the budget in steps of at least this.
-const BODY_STEP: usize = 64 << 10;
+/// Messages quote what was sent, which may be long; nobody reads more than this.
+const LONGEST_MESSAGE: usize = 64 << 10;
 /// Most room that is made on a declaration alone.
 const BODY_ROOM: usize = 16 << 20;
 
@@ -93,12 +94,13 @@ async fn answer(app: Arc<App>, peer: &Peer, request: Request<Incoming>, target: 
     let method = request.method().clone();
     let compresses = app.settings.compress_answers && accepts_gzip(request.headers(), &header::ACCEPT_ENCODING);
     let start = Instant::now();
+    let share = Arc::new(Share::of(&app.budget));
     let (model, api, outcome) = match method {
         Method::OPTIONS => return preflight(&request),
         Method::POST => match target::parse_inference(target) {
             Ok(parsed) => {
                 let (model, api) = (parsed.name.clone(), verb_name(parsed.verb));
-                (model, api, infer(&app, peer, parsed, request).await)
+                (model, api, infer(&app, peer, parsed, &share, request).await)
             }
             Err(refusal) => (String::new(), "", Err(target_status(refusal, malformed(&method)))),
         },
@@ -114,11 +116,13 @@ async fn answer(app: Arc<App>, peer: &Peer, request: Request<Incoming>, target: 
     };
     let entry = Entry { api, entrypoint: "REST" };
     app.count(&model, entry, outcome.as_ref().map(|_| ()), start.elapsed());
-    match outcome {
+    // Request and tensors are gone by now; the answer is there until the client has taken it.
+    let outcome = outcome.and_then(|body| share.hold(body.len()).map(|()| body));
+    share.ride(match outcome {
         Ok(body) if compresses && body.len() >= WORTH_COMPRESSING => compressed(&app, body).await,
         Ok(body) => response(StatusCode::OK, JSON, body),
         Err(status) => error(&status),
-    }
+    })
 }
 
 async fn compressed(app: &App, body: Vec<u8>) -> RestResponse {
@@ -166,20 +170,24 @@ fn question(app: &App, target: &Target) -> Result<Vec<u8>, Status> {
     Ok(json::write_status(&routes.status(&target.name, version)?))
 }
 
-async fn infer(app: &Arc<App>, peer: &Peer, target: Target, request: Request<Incoming>) -> Result<Vec<u8>, Status> {
+async fn infer(
+    app: &Arc<App>,
+    peer: &Peer,
+    target: Target,
+    share: &Arc<Share>,
+    request: Request<Incoming>,
+) -> Result<Vec<u8>, Status> {
     let is_compressed = is_gzip(&request);
-    // Held until the answer is there.
-    let share = Arc::new(Share::of(&app.budget));
-    let body = read_body(request.into_body(), app.settings.limits.max_body_bytes, &share).await?;
-    let body = if is_compressed { inflated(app, body, &share).await? } else { body };
+    let body = app.arriving(read_body(request.into_body(), app.settings.limits.max_body_bytes, share)).await?;
+    let body = if is_compressed { inflated(app, body, share).await? } else { body };
     let deadline = app.settings.rest_timeout.map(|timeout| Instant::now() + timeout);
     let caller = Caller { deadline, gone: peer.left() };
     let task = match target.verb {
         Verb::Classify => Task::Classify,
         Verb::Regress => Task::Regress,
-        _ => return predict(app, target, body, caller).await,
+        _ => return predict(app, target, body, share, caller).await,
     };
-    run_task(app, target, body, task, caller).await
+    run_task(app, target, body, task, share, caller).await
 }
 
 async fn inflated(app: &App, body: Bytes, share: &Arc<Share>) -> Result<Bytes, Status> {
@@ -192,10 +200,12 @@ async fn run_task(
     target: Target,
     body: Bytes,
     task: Task,
+    share: &Share,
     caller: Caller<impl Future<Output = ()>>,
 ) -> Result<Vec<u8>, Status> {
     let (length, shared) = (body.len(), Arc::clone(app));
     let planned = app.work(length, move || read_task(&shared, &target, &body, task)).await??;
+    share.hold(planned.memory_bytes())?;
     let computed = app.run_tasks(planned, caller).await?;
     let (_, computed) = computed.first().ok_or_else(|| Status::internal("a task without a result: this is a bug"))?;
     Ok(json::write_computed(computed, app.settings.dialect))
@@ -215,12 +225,15 @@ async fn predict(
     app: &Arc<App>,
     target: Target,
     body: Bytes,
+    share: &Share,
     caller: Caller<impl Future<Output = ()>>,
 ) -> Result<Vec<u8>, Status> {
     let (length, shared) = (body.len(), Arc::clone(app));
     let (servable, call, format) = app.work(length, move || read_predict(&shared, &target, &body)).await??;
+    share.hold(call.memory_bytes())?;
     let answer = app.run(servable, call, PREDICT, caller).await?;
     let bytes = answer.value_bytes();
+    share.hold(bytes * PRINTING)?;
     let (dialect, most) = (app.settings.dialect, app.settings.limits.max_output_bytes);
     let write = move || {
         let named: Vec<(&str, &Tensor)> = answer.outputs().collect();
@@ -261,28 +274,22 @@ async fn read_body(mut body: Incoming, most: usize, share: &Share) -> Result<Byt
     if declared > most {
         return Err(too_large());
     }
-    share.take(declared)?;
-    let mut whole = Vec::with_capacity(declared.min(BODY_ROOM));
-    let mut taken = declared;
+    let (mut arrived, patience) = (Arrived::new(share), Patience::new());
+    let mut whole = Vec::new();
     loop {
-        let frame = tokio::time::timeout(BODY_TIMEOUT, body.frame()).await.map_err(|_| {
-            let seconds = BODY_TIMEOUT.as_secs();
-            Status::new(Code::Cancelled, format!("the request body did not go on for {seconds} s"))
-        })?;
-        let Some(frame) = frame else { return Ok(whole.into()) };
+        let Some(frame) = patience.wait(arrived.bytes(), body.frame()).await? else { return Ok(whole.into()) };
         let frame =
             frame.map_err(|failure| Status::new(Code::Cancelled, format!("the request body broke off: {failure}")))?;
         let Ok(data) = frame.into_data() else { continue };
-        if whole.is_empty() && body.is_end_stream() {
-            return if data.len() > most { Err(too_large()) } else { Ok(data) };
-        }
-        if whole.len() + data.len() > most {
+        if arrived.bytes() + data.len() > most {
             return Err(too_large());
         }
-        if whole.len() + data.len() > taken {
-            let more = (whole.len() + data.len()).max(BODY_STEP);
-            share.take(more)?;
-            taken += more;
+        arrived.add(data.len(), if declared > 0 { declared } else { most })?;
+        if whole.is_empty() {
+            if body.is_end_stream() {
+                return Ok(data);
+            }
+            whole.reserve_exact(declared.min(BODY_ROOM).max(data.len()));
         }
         whole.extend_from_slice(&data);
     }
@@ -330,7 +337,8 @@ fn http_status(code: Code) -> StatusCode {
 }
 
 fn error(status: &Status) -> RestResponse {
-    response(http_status(status.code), JSON, json::write_error(status))
+    let shown = Status::new(status.code, cut(&status.message, LONGEST_MESSAGE).into_owned());
+    response(http_status(status.code), JSON, json::write_error(&shown))
 }
 
 fn plain(status: StatusCode, text: &str) -> RestResponse {

@@ -92,6 +92,7 @@ impl Server {
             control,
             connections: Gauge::default(),
             in_flight: Gauge::default(),
+            arriving: Gauge::default(),
             requests: AtomicU64::new(0),
             budget,
             threads: OnceLock::new(),

@@ -10,12 +10,11 @@ use servable_core::signature::DEFAULT_SIGNATURE;
 use servable_core::{Status, Tensor};
 use servable_wire::predict::PredictWriter;
 use servable_wire::session::SessionRunView;
-use servable_wire::span::Pieces;
 use servable_wire::tensor::Form;
 
 use crate::app::{App, COPYING};
 use crate::framing::framed;
-use crate::grpc::missing_spec;
+use crate::grpc::{Received, missing_spec};
 
 /// A run that is ready, and what its answer is called.
 struct Prepared {
@@ -28,13 +27,16 @@ struct Prepared {
 }
 
 /// Answers `SessionRun`.
-pub(crate) async fn run(app: Arc<App>, message: Arc<Pieces>, deadline: Option<Instant>) -> Result<Bytes, Status> {
+pub(crate) async fn run(app: Arc<App>, received: Received, deadline: Option<Instant>) -> Result<Bytes, Status> {
+    let Received { message, share } = received;
     let (length, shared) = (message.len(), Arc::clone(&app));
     let prepared = app.work(length / COPYING, move || prepare(&shared, SessionRunView::read(&message)?)).await??;
     let Prepared { servable, signature, names, run } = prepared;
+    share.hold(run.feeds.iter().map(|(_, tensor)| tensor.memory_bytes()).sum::<usize>().max(length))?;
     let tensors = Arc::clone(&servable).run_named(run, Caller::until(deadline), app.threads()?).await?;
     let bytes = tensors.iter().map(Tensor::value_bytes).sum();
     app.check_output(bytes)?;
+    share.hold(bytes)?;
     let form = if app.settings.tensor_content { Form::Content } else { Form::Typed };
     let write = move || {
         let outputs = names.iter().map(String::as_str).zip(&tensors);

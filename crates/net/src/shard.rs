@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use hyper_util::server::graceful::Watcher;
 use servable_core::Status;
+use tokio::io::Interest;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -25,6 +26,9 @@ pub(crate) const STACK_BYTES: usize = 8 << 20;
 const LAST_MOMENT: Duration = Duration::from_millis(200);
 /// How long a connection may stay open before anything comes over it; clients open some in advance.
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// How long a client may take for the first bytes of HTTP/2.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A connection on its way to the thread that will own it.
 pub(crate) struct Accepted {
@@ -113,6 +117,7 @@ async fn serve(stream: Stream, app: &Arc<App>, protocol: Protocol, watcher: Watc
             let stream = tokio::net::TcpStream::from_std(stream)?;
             if is_used(stream.readable(), app).await {
                 match protocol {
+                    Protocol::Grpc if !says_hello(&stream, app).await => {}
                     Protocol::Grpc => serve_grpc(stream, Arc::clone(app), watcher).await,
                     Protocol::Rest => serve_rest(stream, Arc::clone(app), watcher).await,
                 }
@@ -126,6 +131,29 @@ async fn serve(stream: Stream, app: &Arc<App>, protocol: Protocol, watcher: Watc
         }
     }
     Ok(())
+}
+
+/// Whether a client does not stop in the midst of the preface of HTTP/2: no other timer runs until all of it is there. It
+/// is only looked at here.
+async fn says_hello(stream: &tokio::net::TcpStream, app: &App) -> bool {
+    const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let end = Instant::now() + HELLO_TIMEOUT;
+    let mut pause = Duration::from_millis(1);
+    let mut seen = [0; PREFACE.len()];
+    loop {
+        // Asked for first: once it is closed, nothing more will come than what is there now.
+        let is_closed = !matches!(stream.ready(Interest::READABLE).await, Ok(ready) if !ready.is_read_closed());
+        match stream.peek(&mut seen).await {
+            Ok(count) if count == seen.len() || !PREFACE.starts_with(&seen[..count]) => return true,
+            Ok(1..) if !is_closed && Instant::now() < end => {}
+            _ => return false,
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = app.health.drained() => return false,
+        }
+        pause = (2 * pause).min(Duration::from_secs(1));
+    }
 }
 
 /// Waits for a connection's first byte; false if none came in time, or before the drain, which it must not hold up.
