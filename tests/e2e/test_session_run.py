@@ -65,7 +65,7 @@ def test_tensors_have_their_names_in_the_graph(session: Session) -> None:
     (weight,) = session.run("tf1", {}, ["mul/ReadVariableOp:0"]).values()
     answer = session.run("tf1", {"x:0": [1.0, 2.0, 3.0]}, ["mul:0", "mul/ReadVariableOp"])
     assert list(answer) == ["mul:0", "mul/ReadVariableOp"], "as they were asked for"
-    np.testing.assert_array_equal(answer["mul:0"], np.float32([1, 2, 3]) * weight)
+    np.testing.assert_array_equal(answer["mul:0"], np.array([1, 2, 3], np.float32) * weight)
 
 
 def test_what_lies_between_can_be_fed(session: Session) -> None:
