@@ -60,16 +60,18 @@ check: install own-target ## Format, lint, types, licences
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; else tools/check_licences.sh; fi
-	$(BIN)/ruff format --check python tests tools benches
-	$(BIN)/ruff check python tests tools benches
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
+	$(BIN)/ruff format --check python tests tools benches fuzz
+	$(BIN)/ruff check python tests tools benches fuzz
 	$(BIN)/mypy
 	$(BIN)/python tools/make_flag_reference.py --check
 	$(BIN)/python -m mypy.stubtest servable._engine --allowlist tests/boundary/stub_allowlist.txt
 
 format: install ## Put everything into shape
 	cargo fmt --all
-	$(BIN)/ruff check --fix python tests tools benches
-	$(BIN)/ruff format python tests tools benches
+	cargo fmt --manifest-path fuzz/Cargo.toml
+	$(BIN)/ruff check --fix python tests tools benches fuzz
+	$(BIN)/ruff format python tests tools benches fuzz
 
 bench: install ## Measure speed, as ratios to a native gRPC echo
 	$(BIN)/python benches/run.py

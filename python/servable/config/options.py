@@ -89,8 +89,8 @@ def _network() -> tuple[Option, ...]:
             Kind.BOOL,
             False,
             group,
-            "Read and write standard JSON only: no bare NaN or Infinity (null in answers), nothing after the first value, "
-            "strings in UTF-8 (others are {'b64': ...} in answers).",
+            "Read and write standard JSON only: no bare NaN or Infinity (null in answers), nothing after the first "
+            "value, strings in UTF-8 (others are {'b64': ...} in answers).",
         ),
         Option(
             "enable_response_compression",
