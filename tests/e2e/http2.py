@@ -209,6 +209,7 @@ class Http2(Raw):
     def __init__(self, port: int, values: Mapping[int, int] | None = None, *, receive_bytes: int | None = None) -> None:
         super().__init__(port, receive_bytes=receive_bytes)
         self._read = 0
+        self._stream = -1
         self._frames: list[Frame] = []
         self.send(PREFACE + settings({HEADER_TABLE_SIZE: 0, **(values or {})}))
         # Only then may more be sent than the protocol's small windows allow.
@@ -217,6 +218,11 @@ class Http2(Raw):
 
     def __enter__(self) -> Http2:
         return self
+
+    def next_stream(self) -> int:
+        """A stream that this has not given before, for tests that do not count themselves."""
+        self._stream += 2
+        return self._stream
 
     @property
     def frames(self) -> list[Frame]:

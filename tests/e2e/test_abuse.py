@@ -143,6 +143,7 @@ def test_announced_messages_take_no_room(tmp_path: Path) -> None:
             for stream in streams:
                 for _ in range(40):
                     connection.send(http2.data(stream, bytes(10_000)))
+            connection.ping()
             wait_until(lambda: code_after(client) == "RESOURCE_EXHAUSTED", "the budget is spent")
         wait_until(lambda: code_after(client) == "OK", "what had come is given back with the connection")
 

@@ -58,7 +58,7 @@ def costing(folder: Path, most_mib: float, *flags: str) -> Iterator[ServerProces
 def occupy(connection: Http2) -> None:
     """Make a call, the first on its connection, that takes its time."""
     request = predict_request("slow", {"ms": tensor(RUN_MS, "int64"), "x": [1.0]}, signature="ms")
-    connection.send(call(1, request.SerializeToString()))
+    connection.send(call(connection.next_stream(), request.SerializeToString()))
     connection.ping()
 
 
@@ -125,7 +125,7 @@ def test_answers_that_nobody_reads_are_limited(tmp_path: Path) -> None:
 
 
 def test_long_names_of_unknown_models_are_not_kept(tmp_path: Path) -> None:
-    name = "x" * 2_000_000
+    name = "x" * 1_000_000
     with costing(tmp_path, 32) as server:
         with Grpc(server.grpc_address) as client:
             for number in range(30):
@@ -144,6 +144,45 @@ def test_calls_without_messages_leave_room_for_others(tmp_path: Path) -> None:
             connection.ping()
         client = stack.enter_context(Grpc(server.grpc_address))
         assert client.predict(predict_request("half", {"x": [1.0]})).outputs
+
+
+def test_streams_that_only_listen_leave_room_for_others(tmp_path: Path) -> None:
+    path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+    with costing(tmp_path, MOST_MIB, "--max_requests_in_flight=50") as server, ExitStack() as stack:
+        connection = stack.enter_context(Http2(server.grpc_port))
+        connection.flood(headers(stream, fields(path)) for stream in range(1, 121, 2))
+        connection.ping()
+        client = stack.enter_context(Grpc(server.grpc_address))
+        assert client.predict(predict_request("half", {"x": [1.0]})).outputs
+
+
+def test_questions_about_services_are_short(tmp_path: Path) -> None:
+    path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+    announced = message(b"", announced=4_000_000)
+    with costing(tmp_path, 32) as server, Http2(server.grpc_port) as connection:
+        streams = range(1, 161, 2)
+        for stream in streams:
+            connection.send(headers(stream, fields(path)) + data(stream, announced))
+            for _ in range(4):
+                connection.send(data(stream, bytes(16_000)))
+        connection.wait_for(lambda: all(connection.is_ended(stream) for stream in streams), "they are refused")
+
+
+def test_calls_that_were_given_up_cost_nothing(tmp_path: Path) -> None:
+    """While they wait for a thread, their deadline passes, and what they brought goes at once."""
+    request = predict_request("total", {"x": [0.0]})
+    request.inputs["x"].ClearField("float_val")
+    request.inputs["x"].tensor_content = bytes(15_000_000)
+    request.inputs["x"].tensor_shape.dim[0].size = 15_000_000 // 4
+    with costing(tmp_path, MOST_MIB, ONE_RUN) as server, ExitStack() as stack:
+        occupied = stack.enter_context(Http2(server.grpc_port))
+        for _ in range(10):
+            occupy(occupied)
+        client = stack.enter_context(Grpc(server.grpc_address))
+        for _ in range(20):
+            with pytest.raises(grpc.RpcError) as caught:
+                client.predict(request, timeout=0.3)
+            assert code_of(caught.value) == "DEADLINE_EXCEEDED"
 
 
 def test_bodies_that_do_not_come_leave_room_for_others(tmp_path: Path) -> None:

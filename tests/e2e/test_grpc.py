@@ -443,7 +443,7 @@ def test_a_unix_socket_serves_and_goes_with_the_server(tmp_path_factory: pytest.
 
 
 def test_health_is_told_if_asked_for(tmp_path: Path) -> None:
-    serving_status = b"\x08\x01"
+    serving_status, not_serving_status = b"\x08\x01", b"\x08\x02"
     models = [Model("m", HALF_PLUS_TWO)]
     with (
         serving(models, tmp_path, "--enable_grpc_healthcheck_service") as server,
@@ -454,7 +454,14 @@ def test_health_is_told_if_asked_for(tmp_path: Path) -> None:
         watch: Any = client.channel.unary_stream("/grpc.health.v1.Health/Watch")
         changes = watch(b"", timeout=60)
         assert next(changes) == serving_status
-        changes.cancel()
+        cancelled = watch(b"", timeout=60)
+        assert next(cancelled) == serving_status
+        cancelled.cancel()
+        server.signal()
+        assert list(changes) == [not_serving_status], "and then the stream ends as it should"
+        assert changes.code() is grpcio.StatusCode.OK
+        client.close()
+        assert server.exit_code() == 0
 
 
 # A process may have our engine and the stock packages, in any order: nothing registers a message twice.

@@ -154,6 +154,7 @@ pub fn plan(tasks: &[(Task, &Signature)], examples: &Tensor) -> Result<(Call, Pl
         fetches: Vec::new(),
         outputs: Vec::new(),
         input_bytes: examples.value_bytes(),
+        memory_bytes: examples.memory_bytes(),
     };
     let mut plan = Plan { examples: count, tasks: Vec::with_capacity(tasks.len()) };
     for (task, signature) in tasks {

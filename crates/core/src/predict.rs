@@ -20,13 +20,8 @@ pub struct Call {
     /// Which outputs of the signature the fetches are, in the same order.
     pub outputs: Vec<usize>,
     pub input_bytes: usize,
-}
-
-impl Call {
     /// Bytes of memory that its tensors take.
-    pub fn memory_bytes(&self) -> usize {
-        self.feeds.iter().map(|(_, tensor)| tensor.memory_bytes()).sum()
-    }
+    pub memory_bytes: usize,
 }
 
 /// Tensors and operations of a graph, by their names in it: `dense/BiasAdd:0` and `init`.
@@ -120,6 +115,7 @@ pub fn bind<N: AsRef<str>, V>(
     }
     let outputs = chosen_outputs(signature, output_filter)?;
     let input_bytes = tensors.iter().map(Tensor::value_bytes).sum();
+    let memory_bytes = tensors.iter().map(Tensor::memory_bytes).sum();
     let mut feeds = Vec::with_capacity(tensors.len());
     for (slot, tensor) in signature.inputs.iter().zip(tensors) {
         feeds.push((slot.endpoint.clone()?, tensor));
@@ -128,7 +124,7 @@ pub fn bind<N: AsRef<str>, V>(
     for output in &outputs {
         fetches.push(signature.outputs[*output].endpoint.clone()?);
     }
-    Ok(Call { signature: signature.index, feeds, fetches, outputs, input_bytes })
+    Ok(Call { signature: signature.index, feeds, fetches, outputs, input_bytes, memory_bytes })
 }
 
 fn chosen_outputs<N: AsRef<str>>(signature: &Signature, filter: &[N]) -> Result<Vec<usize>, Status> {

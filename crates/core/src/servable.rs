@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::future::{Future, Pending, pending};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -24,18 +24,24 @@ pub enum Placement {
     Pool { timeout: Option<Duration> },
 }
 
+/// Where results have to find room that wait to be written.
+pub trait Room: Send + Sync {
+    /// Holds so many bytes in all, whatever it was before.
+    fn hold(&self, bytes: usize) -> Result<(), Status>;
+}
+
 /// Who waits for a run, until when.
-#[derive(Debug)]
 pub struct Caller<G = Pending<()>> {
     pub deadline: Option<Instant>,
     /// Done when nobody waits any more. One whose future is dropped instead has gone as well.
     pub gone: G,
+    pub room: Arc<dyn Room>,
 }
 
 impl Caller {
     /// One that waits until the deadline, and does not go but by dropping the future that it waits for.
-    pub fn until(deadline: Option<Instant>) -> Self {
-        Self { deadline, gone: pending() }
+    pub fn until(deadline: Option<Instant>, room: Arc<dyn Room>) -> Self {
+        Self { deadline, gone: pending(), room }
     }
 }
 
@@ -162,36 +168,37 @@ impl Servable {
     async fn begun_in_time(
         &self,
         run: impl FnOnce(Option<Duration>) -> Result<Vec<Tensor>, Status> + Send + 'static,
-        Caller { deadline, gone }: Caller<impl Future<Output = ()>>,
+        Caller { deadline, gone, room }: Caller<impl Future<Output = ()>>,
         threads: &Handle,
     ) -> Result<Vec<Tensor>, Status> {
         let work = move || {
             let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if timeout.is_some_and(|timeout| timeout.is_zero()) { Err(timed_out()) } else { run(timeout) }
+            if timeout.is_some_and(|timeout| timeout.is_zero()) {
+                return Err(timed_out());
+            }
+            let results = run(timeout)?;
+            room.hold(results.iter().map(Tensor::value_bytes).sum())?;
+            Ok(results)
         };
-        let mut run = AbortOnDrop(threads.spawn_blocking(work));
+        let mut run = Queued::start(threads, work);
         let done = async {
             tokio::select! {
                 biased;
-                outcome = &mut run.0 => outcome,
-                () = async { tokio::time::sleep(QUEUEING).await; gone.await } => {
-                    run.0.abort(); // of no effect on a run that has begun
-                    (&mut run.0).await
-                }
+                outcome = &mut run.thread => return outcome,
+                () = async { tokio::time::sleep(QUEUEING).await; gone.await } => {}
             }
+            if run.take_back() { Ok(None) } else { (&mut run.thread).await }
         };
         let outcome = match deadline {
             // Whatever the run does at its deadline, the client need not wait for it.
             Some(deadline) => tokio::time::timeout_at(deadline.into(), done).await.map_err(|_| timed_out())?,
             None => done.await,
         };
-        outcome.unwrap_or_else(|failure| {
-            Err(if failure.is_cancelled() {
-                Status::new(Code::Cancelled, "the client went before its request was begun")
-            } else {
-                Status::internal(format!("running model {} failed: {failure}", self.name))
-            })
-        })
+        match outcome {
+            Ok(Some(outcome)) => outcome,
+            Ok(None) => Err(Status::new(Code::Cancelled, "the client went before its request was begun")),
+            Err(_) => Err(Status::internal(format!("running model {} failed; the server's log says where", self.name))),
+        }
     }
 
     fn timed_run(&self, call: &Call, stage: Stage, placement: Placement) -> Result<Vec<Tensor>, Status> {
@@ -209,21 +216,55 @@ impl Servable {
 /// have gone may only have no more to say.
 const QUEUEING: Duration = Duration::from_millis(100);
 
-/// Does work on one of `threads`, unless nobody waits for it any more by the time it could begin.
+/// Does work on one of `threads`, unless its deadline has passed or nobody waits for it any more by the time it could
+/// begin.
 pub async fn aside<T: Send + 'static>(
     threads: &Handle,
+    deadline: Option<Instant>,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Status> {
-    let mut work = AbortOnDrop(threads.spawn_blocking(work));
-    (&mut work.0).await.map_err(|failure| Status::internal(format!("a part of the request's work failed: {failure}")))
+    let mut work = Queued::start(threads, work);
+    let done = &mut work.thread;
+    let outcome = match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), done).await.map_err(|_| timed_out())?,
+        None => done.await,
+    };
+    outcome
+        .ok()
+        .flatten()
+        .ok_or_else(|| Status::internal("a part of the work for this request failed; the server's log says where"))
 }
 
-/// Takes work back that has not begun when nobody waits for it any more.
-struct AbortOnDrop<T>(JoinHandle<T>);
+/// Work for another thread. What it holds is given back at once if it is dropped, or taken back, before it begins: the
+/// thread may take long to find out that there is nothing to do.
+struct Queued<F, T> {
+    work: Arc<Mutex<Option<F>>>,
+    thread: JoinHandle<Option<T>>,
+}
 
-impl<T> Drop for AbortOnDrop<T> {
+impl<F: FnOnce() -> T + Send + 'static, T: Send + 'static> Queued<F, T> {
+    fn start(threads: &Handle, work: F) -> Self {
+        let work = Arc::new(Mutex::new(Some(work)));
+        let queued = Arc::clone(&work);
+        let thread = threads.spawn_blocking(move || {
+            let work = queued.lock().unwrap_or_else(PoisonError::into_inner).take();
+            work.map(|work| work())
+        });
+        Self { work, thread }
+    }
+}
+
+impl<F, T> Queued<F, T> {
+    /// Whether it had not begun; it never will then.
+    fn take_back(&self) -> bool {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
+    }
+}
+
+impl<F, T> Drop for Queued<F, T> {
     fn drop(&mut self) {
-        self.0.abort();
+        self.take_back();
+        self.thread.abort();
     }
 }
 
@@ -260,7 +301,8 @@ impl Answer {
     }
 }
 
-fn timed_out() -> Status {
+/// What a request is told whose deadline has passed.
+pub fn timed_out() -> Status {
     Status::new(Code::DeadlineExceeded, "Timed out waiting for notification")
 }
 
@@ -363,6 +405,28 @@ mod tests {
         for _ in 0..count {
             pace.record(12, took, pace.stage(12));
         }
+    }
+
+    #[tokio::test]
+    async fn work_that_nobody_waits_for_gives_back_what_it_holds() {
+        let threads = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().expect("it starts");
+        let (begin, begun) = std::sync::mpsc::channel::<()>();
+        let held = Arc::new(());
+        let (one, two, three) = (Arc::clone(&held), Arc::clone(&held), Arc::clone(&held));
+        let busy = Queued::start(threads.handle(), move || {
+            let _ = begun.recv();
+            drop(one);
+        });
+        let late = Instant::now() + Duration::from_millis(1);
+        let refused = aside(threads.handle(), Some(late), move || drop(two)).await.expect_err("the thread is busy");
+        assert_eq!(refused.code, Code::DeadlineExceeded);
+        let queued = Queued::start(threads.handle(), move || drop(three));
+        assert_eq!(Arc::strong_count(&held), 3);
+        assert!(queued.take_back() && !queued.take_back());
+        assert_eq!(Arc::strong_count(&held), 2, "what the busy thread has is left");
+        drop((begin, busy));
+        assert!(aside(threads.handle(), None, || 7).await == Ok(7));
+        threads.shutdown_background();
     }
 
     #[test]

@@ -82,6 +82,11 @@ pub trait StringArray: Send + Sync {
     /// The string at `index`, which must be below [`len`](Self::len). Owned only if it had to be put together.
     fn get(&self, index: usize) -> Cow<'_, [u8]>;
 
+    /// How long the string at `index` is, which is known without putting it together.
+    fn length(&self, index: usize) -> usize {
+        self.get(index).len()
+    }
+
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -196,15 +201,17 @@ impl Tensor {
     pub fn value_bytes(&self) -> usize {
         match &self.values {
             Values::Fixed(bytes) => (**bytes).as_ref().len(),
-            Values::Strings(strings) => (0..strings.len()).map(|index| strings.get(index).len()).sum(),
+            Values::Strings(strings) => (0..strings.len()).map(|index| strings.length(index)).sum(),
         }
     }
 
-    /// Bytes of memory that the tensor takes while it is fed; each string has a cell, and its place beside it.
+    /// Bytes of memory that the tensor takes while it is fed: a string is where it came from and in a cell of TensorFlow's.
     pub fn memory_bytes(&self) -> usize {
-        const STRING_BYTES: usize = 32;
-        let strings = self.string_values().map_or(0, StringArray::len);
-        self.value_bytes() + strings * STRING_BYTES
+        const CELL_BYTES: usize = 32;
+        match self.string_values() {
+            Some(strings) => 2 * self.value_bytes() + strings.len() * CELL_BYTES,
+            None => self.value_bytes(),
+        }
     }
 }
 

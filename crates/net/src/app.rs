@@ -91,6 +91,8 @@ pub(crate) struct App {
     pub(crate) budget: Budget,
     /// Where runs go that the network threads do not do themselves; there from the start on.
     pub(crate) threads: OnceLock<Handle>,
+    /// Where large messages are read and written. Apart from the runs, which may wait for each other.
+    pub(crate) workers: OnceLock<Handle>,
 }
 
 impl App {
@@ -107,8 +109,14 @@ impl App {
         if let Some(outcome) = request.as_mut().now_or_never() {
             return outcome;
         }
-        let _arriving = self.arriving.enter();
-        if self.arriving.value() > self.most_requests() { Err(overloaded()) } else { request.await }
+        let _arriving = self.listening()?;
+        request.await
+    }
+
+    /// Counts as not having come for as long as the guard lives: a stream that only listens.
+    pub(crate) fn listening(&self) -> Result<GaugeGuard, Status> {
+        let guard = self.arriving.enter();
+        if self.arriving.value() > self.most_requests() { Err(overloaded()) } else { Ok(guard) }
     }
 
     fn most_requests(&self) -> u64 {
@@ -130,13 +138,18 @@ impl App {
     }
 
     /// Does work that takes about as long as reading so many bytes of JSON. Much of it is done on another thread: the
-    /// network thread has other requests.
+    /// network thread has other requests. It is not begun after the deadline.
     pub(crate) async fn work<T: Send + 'static>(
         &self,
         bytes: usize,
+        deadline: Option<Instant>,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Status> {
-        if bytes <= BRIEF_WORK { Ok(work()) } else { aside(self.threads()?, work).await }
+        if bytes <= BRIEF_WORK {
+            return Ok(work());
+        }
+        let workers = self.workers.get().ok_or_else(|| Status::internal("not started: this is a bug"))?;
+        aside(workers, deadline, work).await
     }
 
     pub(crate) fn threads(&self) -> Result<&Handle, Status> {
@@ -228,7 +241,7 @@ impl Planned {
 
     /// Bytes of memory that its tensors take.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.call.memory_bytes()
+        self.call.memory_bytes
     }
 }
 

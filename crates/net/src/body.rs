@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Response;
 use hyper::body::{Body, Frame, SizeHint};
+use servable_core::servable::Room;
 use servable_core::{Code, Status};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -74,6 +75,10 @@ impl Share {
         Ok(())
     }
 
+    pub(crate) fn give_back(&self) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     fn is_empty(&self) -> bool {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.as_ref().is_none_or(|permit| permit.num_permits() == 0)
@@ -85,6 +90,12 @@ impl Share {
             response.extensions_mut().insert(self);
         }
         response
+    }
+}
+
+impl Room for Share {
+    fn hold(&self, bytes: usize) -> Result<(), Status> {
+        Share::hold(self, bytes)
     }
 }
 
@@ -146,16 +157,18 @@ impl Patience {
 pub(crate) struct Sent<B> {
     body: B,
     rest: Bytes,
-    /// For answers that are large.
-    progress: Option<(Arc<Share>, Sending)>,
+    sending: Sending,
+    /// What it holds of the budget, if it is large.
+    _share: Option<Arc<Share>>,
     _in_flight: GaugeGuard,
 }
 
 impl<B> Sent<B> {
     pub(crate) fn of(response: Response<B>, in_flight: GaugeGuard, stalls: &Stalls) -> Response<Self> {
         let (mut head, body) = response.into_parts();
-        let progress = head.extensions.remove::<Arc<Share>>().map(|share| (share, stalls.begin()));
-        Response::from_parts(head, Self { body, rest: Bytes::new(), progress, _in_flight: in_flight })
+        let share = head.extensions.remove::<Arc<Share>>();
+        let sending = stalls.begin(share.is_some());
+        Response::from_parts(head, Self { body, rest: Bytes::new(), sending, _share: share, _in_flight: in_flight })
     }
 }
 
@@ -164,9 +177,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Sent<B> {
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        if let Some((_, sending)) = &self.progress {
-            sending.goes_on();
-        }
+        self.sending.goes_on();
         if self.rest.is_empty() {
             let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
             match frame.map(|frame| frame.map(Frame::into_data)) {

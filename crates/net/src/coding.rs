@@ -26,11 +26,18 @@ pub(crate) enum InflateError {
 
 /// All that a decompressor gives, up to `most` bytes. Room for it is held step by step: what a small body will become
 /// is not known before.
-pub(crate) fn inflate(mut compressed: impl Read, most: usize, share: &Share) -> Result<Bytes, InflateError> {
+///
+/// The `length` compressed bytes stay until the end.
+pub(crate) fn inflate(
+    mut compressed: impl Read,
+    length: usize,
+    most: usize,
+    share: &Share,
+) -> Result<Bytes, InflateError> {
     let mut plain = Vec::new();
     loop {
         let step = plain.len().max(INFLATE_STEP).min(most.saturating_add(1) - plain.len());
-        share.hold(plain.len() + step).map_err(InflateError::NoRoom)?;
+        share.hold(length + plain.len() + step).map_err(InflateError::NoRoom)?;
         let read = compressed.by_ref().take(step as u64).read_to_end(&mut plain).map_err(|_| InflateError::Broken)?;
         if plain.len() > most {
             return Err(InflateError::TooLarge);

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flate2::read::{MultiGzDecoder, ZlibDecoder};
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, stream};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use prost::Message;
+use servable_core::servable::timed_out;
 use servable_core::{Code, Status};
 use servable_wire::span::{Pieces, Span};
 
@@ -58,24 +59,27 @@ pub(crate) async fn read_message(
     deadline: Option<Instant>,
 ) -> Result<Arc<Pieces>, tonic::Status> {
     let coding = coding(request.headers())?;
-    let reading = async {
+    let reading = app.arriving(async {
         let (mut message, patience) = (Incomplete::new(share, most), Patience::new());
         let mut body = request.into_body();
         while let Some(data) = patience.wait(message.arrived.bytes(), next_data(&mut body)).await?? {
             message.push(data)?;
         }
-        match message.whole(coding)? {
-            (pieces, None) => Ok(pieces),
-            (pieces, Some(coding)) => {
-                let share = Arc::clone(share);
-                app.work(pieces.len() * INFLATION, move || decompressed(pieces, coding, &share, most)).await?
-            }
-        }
-    };
-    let reading = app.arriving(reading);
-    let outcome = match deadline {
+        message.whole(coding)
+    });
+    let read = match deadline {
         Some(deadline) => tokio::time::timeout_at(deadline.into(), reading).await.unwrap_or_else(|_| Err(timed_out())),
         None => reading.await,
+    };
+    let outcome = match read {
+        Ok((pieces, None)) => Ok(pieces),
+        Ok((pieces, Some(coding))) => {
+            let (length, share) = (pieces.len(), Arc::clone(share));
+            let inflated =
+                app.work(length * INFLATION, deadline, move || decompressed(pieces, coding, &share, most)).await;
+            inflated.and_then(|inflated| inflated)
+        }
+        Err(status) => Err(status),
     };
     outcome.map(Arc::new).map_err(|status| edge_status(&status))
 }
@@ -179,7 +183,10 @@ impl<'a> Incomplete<'a> {
     /// The message, and how it is compressed if it is.
     fn whole(mut self, coding: Option<Coding>) -> Result<(Pieces, Option<Coding>), Status> {
         let arrived = self.arrived.bytes();
-        if self.prefix_seen < PREFIX_BYTES || arrived < self.announced {
+        if self.prefix_seen < PREFIX_BYTES {
+            return Err(Status::internal("the request ended before its message"));
+        }
+        if arrived < self.announced {
             return Err(Status::internal(format!(
                 "the request ended after {arrived} of {} bytes of its message",
                 self.announced
@@ -198,11 +205,11 @@ impl<'a> Incomplete<'a> {
 }
 
 fn decompressed(pieces: Pieces, coding: Coding, share: &Share, most: usize) -> Result<Pieces, Status> {
-    let pieces = Arc::new(pieces);
+    let (length, pieces) = (pieces.len(), Arc::new(pieces));
     let compressed = Span::of(&pieces).reader();
     let plain = match coding {
-        Coding::Gzip => inflate(MultiGzDecoder::new(compressed), most, share),
-        Coding::Deflate => inflate(ZlibDecoder::new(compressed), most, share),
+        Coding::Gzip => inflate(MultiGzDecoder::new(compressed), length, most, share),
+        Coding::Deflate => inflate(ZlibDecoder::new(compressed), length, most, share),
     };
     plain.map(Pieces::from).map_err(|failure| match failure {
         InflateError::Broken => Status::internal("the compressed request message cannot be decompressed"),
@@ -217,11 +224,15 @@ fn decompressed(pieces: Pieces, coding: Coding, share: &Share, most: usize) -> R
 /// A message of so many bytes with its prefix, written straight into its frame. `RESOURCE_EXHAUSTED` if its length cannot
 /// be announced.
 pub(crate) fn framed(length: usize, write: impl FnOnce(&mut BytesMut)) -> Result<Bytes, Status> {
+    framed_as(PLAIN, length, write)
+}
+
+fn framed_as(flag: u8, length: usize, write: impl FnOnce(&mut BytesMut)) -> Result<Bytes, Status> {
     let announced = u32::try_from(length).map_err(|_| {
         Status::resource_exhausted(format!("the answer has {length} bytes; gRPC has messages of less than 4 GiB"))
     })?;
     let mut buffer = BytesMut::with_capacity(PREFIX_BYTES + length);
-    buffer.put_u8(PLAIN);
+    buffer.put_u8(flag);
     buffer.put_u32(announced);
     write(&mut buffer);
     Ok(buffer.freeze())
@@ -237,20 +248,17 @@ pub(crate) fn may_compress(app: &App, headers: &HeaderMap) -> bool {
 }
 
 /// A framed message, compressed.
-pub(crate) async fn compressed(app: &App, message: Bytes) -> Result<Bytes, Status> {
+pub(crate) async fn compressed(app: &App, share: &Share, message: Bytes) -> Result<Bytes, Status> {
     let length = message.len();
-    if message.len() < WORTH_COMPRESSING {
+    if length < WORTH_COMPRESSING {
         return Ok(message);
     }
+    share.hold(2 * length)?;
     let compress = move || {
         let packed = gzip(&message[PREFIX_BYTES..]);
-        let mut buffer = BytesMut::with_capacity(PREFIX_BYTES + packed.len());
-        buffer.put_u8(COMPRESSED);
-        buffer.put_u32(packed.len() as u32); // not more than the message had, but for a little
-        buffer.extend_from_slice(&packed);
-        buffer.freeze()
+        framed_as(COMPRESSED, packed.len(), |buffer| buffer.extend_from_slice(&packed))
     };
-    app.work(length * COMPRESSING, compress).await
+    app.work(length * COMPRESSING, None, compress).await?
 }
 
 /// The answer to a call: one message, or why there is none.
@@ -258,9 +266,7 @@ pub(crate) fn answered(outcome: Result<Bytes, tonic::Status>) -> GrpcResponse {
     match outcome {
         Ok(message) => {
             let is_compressed = message.first() == Some(&COMPRESSED);
-            let mut trailers = HeaderMap::with_capacity(1);
-            trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
-            let body = Full::new(message).with_trailers(std::future::ready(Some(Ok(trailers))));
+            let body = Full::new(message).with_trailers(std::future::ready(Some(Ok(all_is_well()))));
             let mut response = headed(tonic::body::Body::new(body));
             if is_compressed {
                 response.headers_mut().insert(GRPC_ENCODING, HeaderValue::from_static("gzip"));
@@ -273,8 +279,16 @@ pub(crate) fn answered(outcome: Result<Bytes, tonic::Status>) -> GrpcResponse {
 
 /// The answer to a call that is told something again and again, until it has enough of it.
 pub(crate) fn streamed(messages: impl Stream<Item = Bytes> + Send + 'static) -> GrpcResponse {
-    let frames = messages.map(|message| Ok::<_, tonic::Status>(Frame::data(message)));
+    let end = stream::once(std::future::ready(Frame::trailers(all_is_well())));
+    let frames = messages.map(Frame::data).chain(end).map(Ok::<_, tonic::Status>);
     headed(tonic::body::Body::new(StreamBody::new(frames)))
+}
+
+/// The trailers of a call that went well.
+fn all_is_well() -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(1);
+    trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
+    trailers
 }
 
 fn headed(body: tonic::body::Body) -> GrpcResponse {
@@ -317,10 +331,6 @@ fn timeout(text: &[u8]) -> Option<Duration> {
         b'n' => Duration::from_nanos(amount),
         _ => return None,
     })
-}
-
-fn timed_out() -> Status {
-    Status::new(Code::DeadlineExceeded, "Timed out waiting for notification")
 }
 
 #[cfg(test)]

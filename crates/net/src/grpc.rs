@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use http::Request;
 use hyper::body::Incoming;
 use prost::Message;
@@ -37,7 +37,7 @@ use crate::framing::{
 use crate::health::Health;
 use crate::inference;
 use crate::metrics::Entry;
-use crate::reflection::Reflection;
+use crate::reflection::{self, Version};
 use crate::session;
 
 const SMALL_MESSAGE_BYTES: usize = 16 << 20;
@@ -80,10 +80,10 @@ pub(crate) async fn handle(app: Arc<App>, request: Request<Incoming>) -> GrpcRes
             unary(&app, call, |app, message| session::run(app, message, deadline)).await
         }
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" => {
-            Reflection::answer(app, true, call.request).await
+            reflection::answer(app, Version::V1, call.request).await
         }
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => {
-            Reflection::answer(app, false, call.request).await
+            reflection::answer(app, Version::V1Alpha, call.request).await
         }
         _ => refused(format!("{path} is not served here")),
     }
@@ -143,10 +143,11 @@ where
     };
     let mut outcome = handler(Arc::clone(app), Received { message, share: Arc::clone(&share) }).await;
     if compresses && let Ok(message) = outcome {
-        outcome = compressed(app, message).await;
+        outcome = compressed(app, &share, message).await;
     }
     // Request and tensors are gone by now; the answer is there until the client has taken it.
-    let outcome = outcome.and_then(|message| share.hold(message.len()).map(|()| message));
+    let outcome =
+        outcome.and_then(|message| share.hold(message.len()).map(|()| message)).inspect_err(|_| share.give_back());
     share.ride(answered(outcome.map_err(|status| edge_status(&status))))
 }
 
@@ -180,24 +181,24 @@ async fn predict(app: Arc<App>, received: Received, deadline: Option<Instant>) -
             Err(malformed) => (String::new(), Err(malformed.into())),
         }
     };
-    let (model, bound) = app.work(length / COPYING, bound).await?;
+    let (model, bound) = app.work(length / COPYING, deadline, bound).await?;
     let outcome = match bound {
-        Ok((servable, call)) => match share.hold(length.max(call.memory_bytes())) {
-            Ok(()) => app.run(servable, call, PREDICT, Caller::until(deadline)).await,
+        Ok((servable, call)) => match share.hold(call.memory_bytes) {
+            Ok(()) => app.run(servable, call, PREDICT, Caller::until(deadline, Arc::clone(&share) as _)).await,
             Err(refusal) => Err(refusal),
         },
         Err(status) => Err(status),
     };
     app.count(&model, ENTRY, outcome.as_ref().map(|_| ()), start.elapsed());
     let answer = outcome?;
-    share.hold(answer.value_bytes())?;
     let form = if app.settings.tensor_content { Form::Content } else { Form::Typed };
-    app.work(answer.value_bytes() / COPYING, move || write_predict(&answer, form)).await?
+    app.work(answer.value_bytes() / COPYING, None, move || write_predict(&answer, form, &share)).await?
 }
 
-fn write_predict(answer: &Answer, form: Form) -> Result<Bytes, Status> {
+fn write_predict(answer: &Answer, form: Form, share: &Share) -> Result<Bytes, Status> {
     let (servable, signature) = (answer.servable(), answer.signature());
     let writer = PredictWriter::new(answer.outputs(), form, servable.name(), servable.version(), &signature.name);
+    share.hold(writer.len())?;
     framed(writer.len(), |buffer| writer.write(buffer))
 }
 
@@ -288,20 +289,19 @@ fn health_answer(ready: bool) -> HealthCheckResponse {
 
 /// Tells the health at once and again whenever it changes.
 async fn watch_health(app: &App, call: Opened) -> GrpcResponse {
+    watch(app, call).await.map_or_else(|refusal| answered(Err(refusal)), streamed)
+}
+
+async fn watch(app: &App, call: Opened) -> Result<impl Stream<Item = Bytes> + Send + 'static, tonic::Status> {
     const SERVICE_UNKNOWN: i32 = 3;
     let share = Arc::new(Share::of(&app.budget));
-    let message = match read_message(app, call.request, &share, SMALL_MESSAGE_BYTES, call.deadline).await {
-        Ok(message) => message,
-        Err(refusal) => return answered(Err(refusal)),
-    };
-    let request: HealthCheckRequest = match decode(&message) {
-        Ok(request) => request,
-        Err(status) => return answered(Err(edge_status(&status))),
-    };
+    let message = read_message(app, call.request, &share, SMALL_MESSAGE_BYTES, call.deadline).await?;
+    let request: HealthCheckRequest = decode(&message).map_err(|status| edge_status(&status))?;
     let known = Health::knows(&request.service);
-    let answers = app
-        .health
-        .changes()
-        .map(move |ready| if known { health_answer(ready) } else { HealthCheckResponse { status: SERVICE_UNKNOWN } });
-    streamed(answers.filter_map(|answer| std::future::ready(framed_message(&answer).ok())))
+    let listening = app.listening().map_err(|status| edge_status(&status))?;
+    Ok(app.health.changes().filter_map(move |ready| {
+        let _ = &listening; // for as long as there may be something to tell
+        let answer = if known { health_answer(ready) } else { HealthCheckResponse { status: SERVICE_UNKNOWN } };
+        std::future::ready(framed_message(&answer).ok())
+    }))
 }

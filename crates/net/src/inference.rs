@@ -44,7 +44,7 @@ pub(crate) async fn run_task(
             Err(malformed) => (String::new(), Err(malformed.into())),
         }
     };
-    let (model, planned) = app.work(length, planned).await?;
+    let (model, planned) = app.work(length, deadline, planned).await?;
     let outcome = match planned {
         Ok(planned) => answer_task(&app, planned, &share, deadline).await,
         Err(status) => Err(status),
@@ -61,10 +61,15 @@ fn plan_task(app: &App, task: Task, request: TaskView<'_>) -> Result<Planned, St
     Planned::new(&servable, &[(task, signature)], &request.input.to_tensor(&app.settings.limits)?)
 }
 
-async fn answer_task(app: &App, planned: Planned, share: &Share, deadline: Option<Instant>) -> Result<Bytes, Status> {
+async fn answer_task(
+    app: &App,
+    planned: Planned,
+    share: &Arc<Share>,
+    deadline: Option<Instant>,
+) -> Result<Bytes, Status> {
     share.hold(planned.memory_bytes())?;
     let servable = Arc::clone(&planned.servable);
-    let mut computed = app.run_tasks(planned, Caller::until(deadline)).await?;
+    let mut computed = app.run_tasks(planned, Caller::until(deadline, Arc::clone(share) as _)).await?;
     let (signature, computed) =
         computed.pop().ok_or_else(|| Status::internal("a task without a result: this is a bug"))?;
     let model_spec = Some(echoed(&servable, signature));
@@ -86,10 +91,10 @@ pub(crate) async fn run_tasks(app: Arc<App>, received: Received, deadline: Optio
         let app = Arc::clone(&app);
         move || plan_tasks(&app, &MultiView::read(&message)?)
     };
-    let planned = app.work(length, planned).await??;
+    let planned = app.work(length, deadline, planned).await??;
     share.hold(planned.memory_bytes())?;
     let servable = Arc::clone(&planned.servable);
-    let computed = app.run_tasks(planned, Caller::until(deadline)).await?;
+    let computed = app.run_tasks(planned, Caller::until(deadline, share)).await?;
     let results = computed.into_iter().map(|(signature, computed)| InferenceResult {
         model_spec: Some(echoed(&servable, signature)),
         result: Some(match computed {

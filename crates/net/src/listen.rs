@@ -197,8 +197,8 @@ where
 
 /// Serves REST on a connection until either side is done with it.
 pub(crate) async fn serve_rest(stream: TcpStream, app: Arc<App>, watcher: Watcher) {
-    let (stream, peer) = Watched::new(stream);
     let stalls = Stalls::default();
+    let (stream, peer) = Watched::new(stream, stalls.clone());
     let sending = stalls.clone();
     let service = service_fn(move |request| {
         let (app, peer, sending) = (Arc::clone(&app), peer.clone(), sending.clone());
@@ -217,7 +217,7 @@ pub(crate) async fn serve_rest(stream: TcpStream, app: Arc<App>, watcher: Watche
     until_done(watcher.watch(connection), &stalls).await;
 }
 
-/// A connection until either side is done with it, or the client takes nothing of an answer.
+/// A connection until either side is done with it, or the client takes nothing of what it is sent.
 async fn until_done<T>(connection: impl Future<Output = T>, stalls: &Stalls) {
     tokio::select! {
         biased;

@@ -11,21 +11,32 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::stall::Stalls;
+
 /// A stream that others may look at. The lock is never contended: all that use it run on the connection's thread.
-pub(crate) struct Watched(Arc<Mutex<TcpStream>>);
+pub(crate) struct Watched {
+    stream: Arc<Mutex<TcpStream>>,
+    stalls: Stalls,
+}
 
 /// The client of a [`Watched`] stream.
 #[derive(Clone)]
 pub(crate) struct Peer(Arc<Mutex<TcpStream>>);
 
 impl Watched {
-    pub(crate) fn new(stream: TcpStream) -> (Self, Peer) {
+    /// What the client does not take is noted in `stalls`.
+    pub(crate) fn new(stream: TcpStream, stalls: Stalls) -> (Self, Peer) {
         let stream = Arc::new(Mutex::new(stream));
-        (Self(Arc::clone(&stream)), Peer(stream))
+        (Self { stream: Arc::clone(&stream), stalls }, Peer(stream))
+    }
+
+    fn wrote(&self, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.stalls.wrote(outcome.is_pending());
+        outcome
     }
 
     fn stream(&self) -> MutexGuard<'_, TcpStream> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -52,7 +63,8 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.stream()).poll_write(context, data)
+        let outcome = Pin::new(&mut *self.stream()).poll_write(context, data);
+        self.wrote(outcome)
     }
 
     fn poll_write_vectored(
@@ -60,7 +72,8 @@ impl AsyncWrite for Watched {
         context: &mut Context<'_>,
         data: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.stream()).poll_write_vectored(context, data)
+        let outcome = Pin::new(&mut *self.stream()).poll_write_vectored(context, data);
+        self.wrote(outcome)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -87,7 +100,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port is there");
         let address = listener.local_addr().expect("it is bound");
         let client = TcpStream::connect(address).await.expect("it listens");
-        let (stream, peer) = Watched::new(listener.accept().await.expect("it was connected to").0);
+        let (stream, peer) = Watched::new(listener.accept().await.expect("it was connected to").0, Stalls::default());
         (client, stream, peer)
     }
 

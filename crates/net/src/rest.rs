@@ -64,7 +64,11 @@ pub(crate) async fn handle(app: Arc<App>, peer: Peer, request: Request<Incoming>
         return html(StatusCode::NOT_FOUND);
     }
     let cors = app.settings.cors;
+    let compresses = app.settings.compress_answers;
     let mut response = answer(app, &peer, request, &target).await;
+    if compresses {
+        response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    }
     if cors {
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
@@ -117,20 +121,25 @@ async fn answer(app: Arc<App>, peer: &Peer, request: Request<Incoming>, target: 
     let entry = Entry { api, entrypoint: "REST" };
     app.count(&model, entry, outcome.as_ref().map(|_| ()), start.elapsed());
     // Request and tensors are gone by now; the answer is there until the client has taken it.
-    let outcome = outcome.and_then(|body| share.hold(body.len()).map(|()| body));
-    share.ride(match outcome {
-        Ok(body) if compresses && body.len() >= WORTH_COMPRESSING => compressed(&app, body).await,
+    let outcome = outcome.and_then(|body| share.hold(body.len()).map(|()| body)).inspect_err(|_| share.give_back());
+    let response = match outcome {
+        Ok(body) if compresses && body.len() >= WORTH_COMPRESSING => compressed(&app, &share, body).await,
         Ok(body) => response(StatusCode::OK, JSON, body),
         Err(status) => error(&status),
-    })
+    };
+    share.ride(response)
 }
 
-async fn compressed(app: &App, body: Vec<u8>) -> RestResponse {
-    match app.work(body.len() * COMPRESSING, move || gzip(&body)).await {
-        Ok(body) => {
-            let mut response = response(StatusCode::OK, JSON, body);
+async fn compressed(app: &App, share: &Share, body: Vec<u8>) -> RestResponse {
+    let length = body.len();
+    let packed = match share.hold(2 * length) {
+        Ok(()) => app.work(length * COMPRESSING, None, move || gzip(&body)).await,
+        Err(refusal) => Err(refusal),
+    };
+    match packed.and_then(|packed| share.hold(packed.len()).map(|()| packed)) {
+        Ok(packed) => {
+            let mut response = response(StatusCode::OK, JSON, packed);
             response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
             response
         }
         Err(status) => error(&status),
@@ -179,9 +188,9 @@ async fn infer(
 ) -> Result<Vec<u8>, Status> {
     let is_compressed = is_gzip(&request);
     let body = app.arriving(read_body(request.into_body(), app.settings.limits.max_body_bytes, share)).await?;
-    let body = if is_compressed { inflated(app, body, share).await? } else { body };
     let deadline = app.settings.rest_timeout.map(|timeout| Instant::now() + timeout);
-    let caller = Caller { deadline, gone: peer.left() };
+    let body = if is_compressed { inflated(app, body, share, deadline).await? } else { body };
+    let caller = Caller { deadline, gone: peer.left(), room: Arc::clone(share) as _ };
     let task = match target.verb {
         Verb::Classify => Task::Classify,
         Verb::Regress => Task::Regress,
@@ -190,9 +199,9 @@ async fn infer(
     run_task(app, target, body, task, share, caller).await
 }
 
-async fn inflated(app: &App, body: Bytes, share: &Arc<Share>) -> Result<Bytes, Status> {
+async fn inflated(app: &App, body: Bytes, share: &Arc<Share>, deadline: Option<Instant>) -> Result<Bytes, Status> {
     let (most, share) = (app.settings.limits.max_decompressed_bytes, Arc::clone(share));
-    app.work(body.len() * INFLATION, move || decompressed(&body, most, &share)).await?
+    app.work(body.len() * INFLATION, deadline, move || decompressed(&body, most, &share)).await?
 }
 
 async fn run_task(
@@ -204,7 +213,7 @@ async fn run_task(
     caller: Caller<impl Future<Output = ()>>,
 ) -> Result<Vec<u8>, Status> {
     let (length, shared) = (body.len(), Arc::clone(app));
-    let planned = app.work(length, move || read_task(&shared, &target, &body, task)).await??;
+    let planned = app.work(length, caller.deadline, move || read_task(&shared, &target, &body, task)).await??;
     share.hold(planned.memory_bytes())?;
     let computed = app.run_tasks(planned, caller).await?;
     let (_, computed) = computed.first().ok_or_else(|| Status::internal("a task without a result: this is a bug"))?;
@@ -229,8 +238,9 @@ async fn predict(
     caller: Caller<impl Future<Output = ()>>,
 ) -> Result<Vec<u8>, Status> {
     let (length, shared) = (body.len(), Arc::clone(app));
-    let (servable, call, format) = app.work(length, move || read_predict(&shared, &target, &body)).await??;
-    share.hold(call.memory_bytes())?;
+    let (servable, call, format) =
+        app.work(length, caller.deadline, move || read_predict(&shared, &target, &body)).await??;
+    share.hold(call.memory_bytes)?;
     let answer = app.run(servable, call, PREDICT, caller).await?;
     let bytes = answer.value_bytes();
     share.hold(bytes * PRINTING)?;
@@ -239,7 +249,7 @@ async fn predict(
         let named: Vec<(&str, &Tensor)> = answer.outputs().collect();
         json::write_predict(format, dialect, &named, most)
     };
-    app.work(bytes * PRINTING, write).await?
+    app.work(bytes * PRINTING, None, write).await?
 }
 
 fn read_predict(app: &App, target: &Target, body: &[u8]) -> Result<(Arc<Servable>, Call, Format), Status> {
@@ -289,7 +299,7 @@ async fn read_body(mut body: Incoming, most: usize, share: &Share) -> Result<Byt
             if body.is_end_stream() {
                 return Ok(data);
             }
-            whole.reserve_exact(declared.min(BODY_ROOM).max(data.len()));
+            whole.reserve_exact(declared.min(BODY_ROOM).min(4 * data.len()).max(data.len()));
         }
         whole.extend_from_slice(&data);
     }
@@ -297,7 +307,7 @@ async fn read_body(mut body: Incoming, most: usize, share: &Share) -> Result<Byt
 
 /// What does not decompress, or not within the limit, counts as empty: clients know the answer to that.
 fn decompressed(body: &[u8], most: usize, share: &Share) -> Result<Bytes, Status> {
-    inflate(MultiGzDecoder::new(body), most, share).or_else(|failure| match failure {
+    inflate(MultiGzDecoder::new(body), body.len(), most, share).or_else(|failure| match failure {
         InflateError::Broken | InflateError::TooLarge => Ok(Bytes::new()),
         InflateError::NoRoom(status) => Err(status),
     })

@@ -54,13 +54,15 @@ pub struct Snapshot {
 
 enum Phase {
     New,
-    Running(Running),
+    Running(Box<Running>),
     Stopped,
 }
 
 struct Running {
     /// Accepts connections and waits for their end; they themselves live in the shards.
     runtime: Runtime,
+    /// Only its threads for blocking work are used.
+    workers: Runtime,
     shards: Arc<Shards>,
     ports: Ports,
     stopping: watch::Sender<bool>,
@@ -96,6 +98,7 @@ impl Server {
             requests: AtomicU64::new(0),
             budget,
             threads: OnceLock::new(),
+            workers: OnceLock::new(),
         };
         Ok(Self { app: Arc::new(app), phase: Mutex::new(Phase::New), calls: Mutex::new(calls) })
     }
@@ -122,6 +125,12 @@ impl Server {
             runtime.map_err(|error| Status::internal(format!("the accepting thread cannot be started: {error}")))?;
         let bound = runtime.block_on(self.bind())?;
         self.app.threads.get_or_init(|| runtime.handle().clone());
+        let workers = Builder::new_current_thread()
+            .max_blocking_threads(cores())
+            .thread_name("servable-work")
+            .build()
+            .map_err(|error| Status::internal(format!("threads for large messages cannot be started: {error}")))?;
+        self.app.workers.get_or_init(|| workers.handle().clone());
         let shards = Arc::new(Shards::start(&self.app)?);
         let mut ports = Ports::default();
         let (stopping, _) = watch::channel(false);
@@ -143,7 +152,7 @@ impl Server {
             listeners.push(runtime.spawn(listener.accept(acceptor, stopping.subscribe())));
         }
         self.app.health.start();
-        *phase = Phase::Running(Running { runtime, shards, ports, stopping, listeners, graceful });
+        *phase = Phase::Running(Box::new(Running { runtime, workers, shards, ports, stopping, listeners, graceful }));
         Ok(ports)
     }
 
@@ -216,9 +225,10 @@ impl Server {
         self.app.health.drain();
         let phase = std::mem::replace(&mut *self.phase.lock().unwrap_or_else(PoisonError::into_inner), Phase::Stopped);
         // Calls that still wait for the control plane are dropped, which answers them.
-        let Phase::Running(Running { runtime, shards, stopping, listeners, graceful, .. }) = phase else {
+        let Phase::Running(running) = phase else {
             return true;
         };
+        let Running { runtime, workers, shards, stopping, listeners, graceful, .. } = *running;
         let end = Instant::now() + deadline.min(LONGEST_WAIT);
         stopping.send_replace(true);
         let drained = runtime.block_on(async {
@@ -242,6 +252,7 @@ impl Server {
             tokio::time::timeout(end.saturating_duration_since(Instant::now()), drain).await.is_ok()
         });
         runtime.shutdown_background();
+        workers.shutdown_background();
         // The listeners are done by now, unless the deadline was shorter than that.
         if let Some(shards) = Arc::into_inner(shards) {
             shards.end();
@@ -251,8 +262,11 @@ impl Server {
 }
 
 fn default_runs() -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    (RUNS_PER_CORE * cores).max(LEAST_RUNS)
+    (RUNS_PER_CORE * cores()).max(LEAST_RUNS)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// For those who forget to stop it: everything ends at once.

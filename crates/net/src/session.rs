@@ -30,20 +30,22 @@ struct Prepared {
 pub(crate) async fn run(app: Arc<App>, received: Received, deadline: Option<Instant>) -> Result<Bytes, Status> {
     let Received { message, share } = received;
     let (length, shared) = (message.len(), Arc::clone(&app));
-    let prepared = app.work(length / COPYING, move || prepare(&shared, SessionRunView::read(&message)?)).await??;
+    let prepared =
+        app.work(length / COPYING, deadline, move || prepare(&shared, SessionRunView::read(&message)?)).await??;
     let Prepared { servable, signature, names, run } = prepared;
-    share.hold(run.feeds.iter().map(|(_, tensor)| tensor.memory_bytes()).sum::<usize>().max(length))?;
-    let tensors = Arc::clone(&servable).run_named(run, Caller::until(deadline), app.threads()?).await?;
+    share.hold(run.feeds.iter().map(|(_, tensor)| tensor.memory_bytes()).sum())?;
+    let tensors =
+        Arc::clone(&servable).run_named(run, Caller::until(deadline, Arc::clone(&share) as _), app.threads()?).await?;
     let bytes = tensors.iter().map(Tensor::value_bytes).sum();
     app.check_output(bytes)?;
-    share.hold(bytes)?;
     let form = if app.settings.tensor_content { Form::Content } else { Form::Typed };
     let write = move || {
         let outputs = names.iter().map(String::as_str).zip(&tensors);
         let writer = PredictWriter::session_run(outputs, form, servable.name(), servable.version(), &signature);
+        share.hold(writer.len())?;
         framed(writer.len(), |buffer| writer.write(buffer))
     };
-    app.work(bytes / COPYING, write).await?
+    app.work(bytes / COPYING, None, write).await?
 }
 
 fn prepare(app: &App, request: SessionRunView<'_>) -> Result<Prepared, Status> {

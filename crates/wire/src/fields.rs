@@ -29,9 +29,14 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// Text has to be UTF-8, as in any proto3 message.
+    /// Text has to be UTF-8, as in any proto3 message. It is a name, and no name is as long as some would like it to be.
     pub fn text(self) -> Result<Cow<'a, str>, Malformed> {
-        match self.bytes()?.joined() {
+        const LONGEST: usize = 1 << 20;
+        let bytes = self.bytes()?;
+        if bytes.len() > LONGEST {
+            return Err(Malformed);
+        }
+        match bytes.joined() {
             Cow::Borrowed(bytes) => std::str::from_utf8(bytes).map(Cow::Borrowed).map_err(|_| Malformed),
             Cow::Owned(bytes) => String::from_utf8(bytes).map(Cow::Owned).map_err(|_| Malformed),
         }

@@ -182,6 +182,10 @@ impl StringArray for PlacedStrings {
         self.places.len()
     }
 
+    fn length(&self, index: usize) -> usize {
+        self.places[index].length as usize
+    }
+
     fn get(&self, index: usize) -> Cow<'_, [u8]> {
         let Place { start, length } = self.places[index];
         self.message.slice(start as usize, length as usize)
