@@ -207,6 +207,16 @@ def test_http_1_0_and_half_closed_clients_are_answered(server: ServerProcess) ->
     assert b'"AVAILABLE"' in received
 
 
+def test_a_request_may_have_hundreds_of_headers(server: ServerProcess) -> None:
+    head = request_text(3, *(f"X-{number}: a" for number in range(480)), "Connection: close")
+    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=60) as connection:
+        for start in range(0, len(head), 1000):
+            connection.sendall(head[start : start + 1000])
+        with connection.makefile("rb") as file:
+            received = file.read()
+    assert received.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
 @pytest.mark.parametrize("garbage", [b"\x16\x03\x01\x02\x00", b"nonsense\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"])
 def test_garbage_costs_its_connection_and_no_more(server: ServerProcess, rest: Rest, garbage: bytes) -> None:
     with socket.create_connection(("127.0.0.1", server.rest_port), timeout=60) as connection:

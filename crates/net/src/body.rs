@@ -1,12 +1,13 @@
 //! Bodies that are counted: what comes in against a budget of bytes, what goes out until it is gone.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::Response;
 use hyper::body::{Body, Frame, SizeHint};
 use servable_core::servable::Room;
@@ -129,18 +130,21 @@ impl<'a> Arrived<'a> {
     }
 }
 
-/// How long a request may take to come: each part of it, and all of it for its size.
-pub(crate) struct Patience(Instant);
+/// How long a request may take to come: each part of it, and all of it for its size. The clock starts with the first
+/// part that is not there yet.
+#[derive(Default)]
+pub(crate) struct Patience(Option<Instant>);
 
 impl Patience {
-    pub(crate) fn new() -> Self {
-        Self(Instant::now())
-    }
-
     /// Waits for the next part of a request of which so many bytes have come. `CANCELLED` if that takes too long.
-    pub(crate) async fn wait<T>(&self, bytes: usize, part: impl Future<Output = T>) -> Result<T, Status> {
+    pub(crate) async fn wait<T>(&mut self, bytes: usize, part: impl Future<Output = T>) -> Result<T, Status> {
+        let mut part = pin!(part);
+        if let Some(part) = part.as_mut().now_or_never() {
+            return Ok(part);
+        }
+        let now = Instant::now();
         let worth = Duration::from_secs((bytes / LEAST_BYTES_PER_S) as u64);
-        let end = (self.0 + PART_TIMEOUT + worth).min(Instant::now() + PART_TIMEOUT);
+        let end = (*self.0.get_or_insert(now) + PART_TIMEOUT + worth).min(now + PART_TIMEOUT);
         tokio::time::timeout_at(end, part).await.map_err(|_| {
             let seconds = PART_TIMEOUT.as_secs();
             Status::new(
@@ -246,7 +250,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_has_to_go_on() {
-        let patience = Patience::new();
+        let mut patience = Patience::default();
         let slow = |seconds: u64| tokio::time::sleep(Duration::from_secs(seconds));
         patience.wait(0, slow(59)).await.expect("in time");
         assert_eq!(patience.wait(0, slow(59)).await.expect_err("a byte a minute").code, Code::Cancelled);

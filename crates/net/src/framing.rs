@@ -60,7 +60,7 @@ pub(crate) async fn read_message(
 ) -> Result<Arc<Pieces>, tonic::Status> {
     let coding = coding(request.headers())?;
     let reading = app.arriving(async {
-        let (mut message, patience) = (Incomplete::new(share, most), Patience::new());
+        let (mut message, mut patience) = (Incomplete::new(share, most), Patience::default());
         let mut body = request.into_body();
         while let Some(data) = patience.wait(message.arrived.bytes(), next_data(&mut body)).await?? {
             message.push(data)?;

@@ -43,8 +43,10 @@ const CONCURRENT_STREAMS: u32 = 1024;
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 const HEADER_LIST_BYTES: u32 = 64 << 10;
-/// Headers of a REST request.
-const MOST_HEADERS: usize = 512;
+/// Headers of a REST request, where there may be many. Room for so many makes each request cost a quarter more.
+const MANY_HEADERS: usize = 512;
+/// Lines that a head may have for the connection to do with the HTTP library's own room, for 100 headers.
+const USUAL_LINES: usize = 90;
 
 /// Which protocol a listener speaks.
 #[derive(Clone, Copy, Debug)]
@@ -198,6 +200,7 @@ where
 /// Serves REST on a connection until either side is done with it.
 pub(crate) async fn serve_rest(stream: TcpStream, app: Arc<App>, watcher: Watcher) {
     let stalls = Stalls::default();
+    let is_usual = has_usual_head(&stream).await;
     let (stream, peer) = Watched::new(stream, stalls.clone());
     let sending = stalls.clone();
     let service = service_fn(move |request| {
@@ -207,14 +210,25 @@ pub(crate) async fn serve_rest(stream: TcpStream, app: Arc<App>, watcher: Watche
             Ok::<_, Infallible>(answer(&app, &sending, handler, rest::overloaded, rest::panicked).await)
         })
     });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .max_headers(MOST_HEADERS)
         .max_buf_size(HEADER_LIST_BYTES as usize)
-        .half_close(true)
-        .serve_connection(TokioIo::new(stream), service);
+        .half_close(true);
+    if !is_usual {
+        http.max_headers(MANY_HEADERS);
+    }
+    let connection = http.serve_connection(TokioIo::new(stream), service);
     until_done(watcher.watch(connection), &stalls).await;
+}
+
+/// Whether the head of a connection's first request is there as a whole, and has no more lines than most. Its further
+/// requests will be like it: they come from the same client or proxy.
+async fn has_usual_head(stream: &TcpStream) -> bool {
+    let mut seen = [0; 4 << 10];
+    let count = stream.peek(&mut seen).await.unwrap_or(0);
+    let head = memchr::memmem::find(&seen[..count], b"\r\n\r\n").map(|end| &seen[..end]);
+    head.is_some_and(|head| memchr::memchr_iter(b'\n', head).count() <= USUAL_LINES)
 }
 
 /// A connection until either side is done with it, or the client takes nothing of what it is sent.

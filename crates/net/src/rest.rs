@@ -284,7 +284,7 @@ async fn read_body(mut body: Incoming, most: usize, share: &Share) -> Result<Byt
     if declared > most {
         return Err(too_large());
     }
-    let (mut arrived, patience) = (Arrived::new(share), Patience::new());
+    let (mut arrived, mut patience) = (Arrived::new(share), Patience::default());
     let mut whole = Vec::new();
     loop {
         let Some(frame) = patience.wait(arrived.bytes(), body.frame()).await? else { return Ok(whole.into()) };

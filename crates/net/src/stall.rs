@@ -14,14 +14,15 @@ const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 const CHECK: Duration = Duration::from_secs(5);
 
-/// What a connection has to send, and when that last went on.
-#[derive(Clone)]
+/// What a connection has to send, and whether that goes on. Counters only, which somebody looks at now and then: every
+/// answer passes here, and a look at the clock would be the dearest part of it.
+#[derive(Clone, Default)]
 pub(crate) struct Stalls(Arc<Shared>);
 
+#[derive(Default)]
 struct Shared {
-    start: Instant,
-    /// Milliseconds after the start.
-    last: AtomicU64,
+    /// Counts whatever goes on.
+    progress: AtomicU64,
     unsent: AtomicU64,
     /// The socket takes no more.
     is_blocked: AtomicBool,
@@ -30,26 +31,17 @@ struct Shared {
     begun: Notify,
 }
 
-impl Default for Stalls {
-    fn default() -> Self {
-        Self(Arc::new(Shared {
-            start: Instant::now(),
-            last: AtomicU64::new(0),
-            unsent: AtomicU64::new(0),
-            is_blocked: AtomicBool::new(false),
-            large: Mutex::default(),
-            begun: Notify::new(),
-        }))
-    }
-}
-
 impl Shared {
     fn large(&self) -> MutexGuard<'_, HashMap<u64, Instant>> {
         self.large.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn touch(&self) {
-        self.last.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+    fn goes_on(&self) {
+        self.progress.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.unsent.load(Ordering::Relaxed) == 0 && !self.is_blocked.load(Ordering::Relaxed)
     }
 }
 
@@ -62,7 +54,7 @@ impl Stalls {
             large.insert(number, Instant::now());
             number
         });
-        self.0.touch();
+        self.0.goes_on();
         if self.0.unsent.fetch_add(1, Ordering::Relaxed) == 0 {
             self.0.begun.notify_one();
         }
@@ -71,11 +63,11 @@ impl Stalls {
 
     /// Notes whether the socket took what it was given.
     pub(crate) fn wrote(&self, is_blocked: bool) {
-        if is_blocked && !self.0.is_blocked.swap(true, Ordering::Relaxed) {
-            self.0.touch();
+        if !is_blocked {
+            self.0.goes_on();
+        }
+        if self.0.is_blocked.swap(is_blocked, Ordering::Relaxed) != is_blocked && is_blocked {
             self.0.begun.notify_one();
-        } else if !is_blocked && self.0.is_blocked.load(Ordering::Relaxed) {
-            self.0.is_blocked.store(false, Ordering::Relaxed);
         }
     }
 
@@ -83,16 +75,22 @@ impl Stalls {
     pub(crate) async fn too_long(&self) {
         let shared = &self.0;
         loop {
-            if shared.unsent.load(Ordering::Relaxed) == 0 && !shared.is_blocked.load(Ordering::Relaxed) {
+            if shared.is_idle() {
                 shared.begun.notified().await;
-                continue;
             }
-            let last = shared.start + Duration::from_millis(shared.last.load(Ordering::Relaxed));
-            let oldest = shared.large().values().min().copied();
-            if last.elapsed() >= SILENCE_TIMEOUT || oldest.is_some_and(|oldest| oldest.elapsed() >= ANSWER_TIMEOUT) {
-                return;
+            let (mut seen, mut since) = (shared.progress.load(Ordering::Relaxed), Instant::now());
+            while !shared.is_idle() {
+                let oldest = shared.large().values().min().copied();
+                if oldest.is_some_and(|oldest| oldest.elapsed() >= ANSWER_TIMEOUT) || since.elapsed() >= SILENCE_TIMEOUT
+                {
+                    return;
+                }
+                tokio::time::sleep(CHECK).await;
+                let now = shared.progress.load(Ordering::Relaxed);
+                if now != seen {
+                    (seen, since) = (now, Instant::now());
+                }
             }
-            tokio::time::sleep(CHECK).await;
         }
     }
 }
@@ -105,7 +103,7 @@ pub(crate) struct Sending {
 
 impl Sending {
     pub(crate) fn goes_on(&self) {
-        self.stalls.0.touch();
+        self.stalls.0.goes_on();
         if let Some(number) = self.large {
             self.stalls.0.large().insert(number, Instant::now());
         }
@@ -114,7 +112,7 @@ impl Sending {
 
 impl Drop for Sending {
     fn drop(&mut self) {
-        self.stalls.0.touch();
+        self.stalls.0.goes_on();
         self.stalls.0.unsent.fetch_sub(1, Ordering::Relaxed);
         if let Some(number) = self.large {
             self.stalls.0.large().remove(&number);
