@@ -268,7 +268,7 @@ CROWDS = {
     "idle": Crowd(b"", THOUSANDS, IDLE_MIB),
     "idle after a request": Crowd(GET, THOUSANDS, IDLE_MIB),
     "heads a byte at a time": Crowd(b"", HUNDREDS, IDLE_MIB, POST[:40]),
-    "heads as long as they may be": Crowd(POST + b"X: " + b"a" * 60_000, 100, HEAD_MIB),
+    "heads as long as they may be": Crowd(POST + b"X: " + b"a" * 400_000, 100, HEAD_MIB),
     "bodies a byte at a time": Crowd(POST + b"Content-Length: 1000\r\n\r\n", HUNDREDS, IDLE_MIB, BODY),
     "small bodies that do not come": Crowd(POST + b"Content-Length: 16000\r\n\r\n", HUNDREDS, 0.05),
     "large bodies that do not come": Crowd(POST + b"Content-Length: 16000000\r\n\r\n", HUNDREDS, IDLE_MIB),

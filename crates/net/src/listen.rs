@@ -211,10 +211,7 @@ pub(crate) async fn serve_rest(stream: TcpStream, app: Arc<App>, watcher: Watche
         })
     });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(HEADER_LIST_BYTES as usize)
-        .half_close(true);
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).half_close(true);
     if !is_usual {
         http.max_headers(MANY_HEADERS);
     }

@@ -299,7 +299,7 @@ async fn read_body(mut body: Incoming, most: usize, share: &Share) -> Result<Byt
             if body.is_end_stream() {
                 return Ok(data);
             }
-            whole.reserve_exact(declared.min(BODY_ROOM).min(4 * data.len()).max(data.len()));
+            whole.reserve_exact(declared.min(BODY_ROOM).max(data.len()));
         }
         whole.extend_from_slice(&data);
     }
