@@ -124,10 +124,13 @@ impl<'a> Span<'a> {
     /// All bytes; joined if they lie in several pieces.
     pub fn joined(self) -> Cow<'a, [u8]> {
         if self.first.len() == self.length {
-            Cow::Borrowed(self.first)
-        } else {
-            Cow::Owned(self.chunks().collect::<Vec<_>>().concat())
+            return Cow::Borrowed(self.first);
         }
+        let mut joined = Vec::with_capacity(self.length);
+        for chunk in self.chunks() {
+            joined.extend_from_slice(chunk);
+        }
+        Cow::Owned(joined)
     }
 
     /// `None` for a place that a message of gRPC cannot have, since its length is announced in 32 bits.
