@@ -13,7 +13,9 @@ use super::{LIMITS, check_message};
 
 /// A scalar of two bytes is a number of eight; a list of two bytes is a size and a place among the open ones, in lists
 /// that double as they grow. The constant: the beginning of a message, and of lists.
-const BOUND: Bound = Bound { per_byte: 28, constant: 2 << 10 };
+/// A message shows a name of up to 1024 characters twice, each of which may stand for a byte that is no UTF-8, and is put
+/// together in strings that double as they grow.
+const BOUND: Bound = Bound { per_byte: 28, constant: (2 << 10) + (64 << 10) };
 
 /// An object of two bytes and its comma are an example of a few, and a string of its own, in a list that doubles as it
 /// grows. The constant: a context that is repeated, and a little.
