@@ -15,7 +15,7 @@ use servable_core::predict::{Call, bind};
 use servable_core::routes::Choice;
 use servable_core::servable::{Answer, Caller, Servable};
 use servable_core::signature::DEFAULT_SIGNATURE;
-use servable_core::{Code, Status};
+use servable_core::{Code, Signature, Status};
 use servable_wire::fields::Malformed;
 use servable_wire::messages::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};
 use servable_wire::messages::tensorflow::serving::model_spec::VersionChoice;
@@ -23,7 +23,7 @@ use servable_wire::messages::tensorflow::serving::{
     GetModelMetadataRequest, GetModelMetadataResponse, GetModelStatusRequest, GetModelStatusResponse, ModelSpec,
     ModelVersionStatus, StatusProto,
 };
-use servable_wire::predict::{PredictView, PredictWriter};
+use servable_wire::predict::{PredictView, PredictWriter, Reply};
 use servable_wire::span::{Pieces, Span};
 use servable_wire::tensor::Form;
 
@@ -197,7 +197,14 @@ async fn predict(app: Arc<App>, received: Received, deadline: Option<Instant>) -
 
 fn write_predict(answer: &Answer, form: Form, share: &Share) -> Result<Bytes, Status> {
     let (servable, signature) = (answer.servable(), answer.signature());
-    let writer = PredictWriter::new(answer.outputs(), form, servable.name(), servable.version(), &signature.name);
+    let writer = PredictWriter::new(
+        Reply::Predict,
+        answer.outputs(),
+        form,
+        servable.name(),
+        servable.version(),
+        &signature.name,
+    );
     share.hold(writer.len())?;
     framed(writer.len(), |buffer| writer.write(buffer))
 }
@@ -206,15 +213,20 @@ fn bind_predict(app: &App, request: PredictView<'_>) -> Result<(Arc<Servable>, C
     request.check_names()?;
     let spec = request.spec.ok_or_else(missing_spec)?;
     let servable = app.routes.current().resolve(&spec.name, &spec.choice)?;
-    let signature = servable.signature(&spec.signature_name).ok_or_else(|| {
-        let name = if spec.signature_name.is_empty() { DEFAULT_SIGNATURE } else { &spec.signature_name };
-        Status::failed_precondition(format!("Serving signature key \"{name}\" not found."))
-    })?;
+    let signature = signature_named(&servable, &spec.signature_name)?;
     app.check_method_name(signature)?;
     let limits = &app.settings.limits;
     let call =
         bind(signature, request.inputs, &request.output_filter, |slot, view| view.to_tensor(&slot.name, limits))?;
     Ok((servable, call))
+}
+
+/// The signature of this name; `FAILED_PRECONDITION` if there is none.
+pub(crate) fn signature_named<'a>(servable: &'a Servable, name: &str) -> Result<&'a Signature, Status> {
+    servable.signature(name).ok_or_else(|| {
+        let name = if name.is_empty() { DEFAULT_SIGNATURE } else { name };
+        Status::failed_precondition(format!("Serving signature key \"{name}\" not found."))
+    })
 }
 
 pub(crate) fn missing_spec() -> Status {

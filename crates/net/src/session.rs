@@ -6,15 +6,14 @@ use std::time::Instant;
 use bytes::Bytes;
 use servable_core::predict::NamedRun;
 use servable_core::servable::{Caller, Servable};
-use servable_core::signature::DEFAULT_SIGNATURE;
 use servable_core::{Status, Tensor};
-use servable_wire::predict::PredictWriter;
+use servable_wire::predict::{PredictWriter, Reply};
 use servable_wire::session::SessionRunView;
 use servable_wire::tensor::Form;
 
 use crate::app::{App, COPYING};
 use crate::framing::framed;
-use crate::grpc::{Received, missing_spec};
+use crate::grpc::{Received, missing_spec, signature_named};
 
 /// A run that is ready, and what its answer is called.
 struct Prepared {
@@ -41,7 +40,8 @@ pub(crate) async fn run(app: Arc<App>, received: Received, deadline: Option<Inst
     let form = if app.settings.tensor_content { Form::Content } else { Form::Typed };
     let write = move || {
         let outputs = names.iter().map(String::as_str).zip(&tensors);
-        let writer = PredictWriter::session_run(outputs, form, servable.name(), servable.version(), &signature);
+        let writer =
+            PredictWriter::new(Reply::SessionRun, outputs, form, servable.name(), servable.version(), &signature);
         share.hold(writer.len())?;
         framed(writer.len(), |buffer| writer.write(buffer))
     };
@@ -64,10 +64,7 @@ fn prepare(app: &App, request: SessionRunView<'_>) -> Result<Prepared, Status> {
     }
     let mut signature = String::new();
     if request.is_alias {
-        let named = servable.signature(&spec.signature_name).ok_or_else(|| {
-            let name = if spec.signature_name.is_empty() { DEFAULT_SIGNATURE } else { &spec.signature_name };
-            Status::failed_precondition(format!("Serving signature key \"{name}\" not found."))
-        })?;
+        let named = signature_named(&servable, &spec.signature_name)?;
         run.resolve_aliases(named)?;
         signature.clone_from(&named.name);
     }

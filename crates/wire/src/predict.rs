@@ -136,8 +136,15 @@ pub(crate) fn too_many_names() -> Status {
     ))
 }
 
-/// A `PredictResponse` to be written: measured first, then written in one go. A `SessionRunResponse` differs only in the
-/// number of the field that its spec has.
+/// Which message is written. They differ only in the number of the field that the spec has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reply {
+    Predict,
+    /// A `SessionRunResponse`: its tensors have the names that they were asked for by.
+    SessionRun,
+}
+
+/// A `PredictResponse` or its like to be written: measured first, then written in one go.
 pub struct PredictWriter<'a> {
     spec: u32,
     outputs: Vec<(&'a str, TensorWriter<'a>)>,
@@ -149,28 +156,7 @@ pub struct PredictWriter<'a> {
 
 impl<'a> PredictWriter<'a> {
     pub fn new(
-        outputs: impl Iterator<Item = (&'a str, &'a Tensor)>,
-        form: Form,
-        name: &'a str,
-        version: i64,
-        signature_name: &'a str,
-    ) -> Self {
-        Self::with_spec(number::RESPONSE_SPEC, outputs, form, name, version, signature_name)
-    }
-
-    /// A `SessionRunResponse`: the tensors have the names that they were asked for by.
-    pub fn session_run(
-        outputs: impl Iterator<Item = (&'a str, &'a Tensor)>,
-        form: Form,
-        name: &'a str,
-        version: i64,
-        signature_name: &'a str,
-    ) -> Self {
-        Self::with_spec(number::RAN_SPEC, outputs, form, name, version, signature_name)
-    }
-
-    fn with_spec(
-        spec: u32,
+        reply: Reply,
         outputs: impl Iterator<Item = (&'a str, &'a Tensor)>,
         form: Form,
         name: &'a str,
@@ -178,6 +164,10 @@ impl<'a> PredictWriter<'a> {
         signature_name: &'a str,
     ) -> Self {
         let outputs: Vec<_> = outputs.map(|(name, tensor)| (name, TensorWriter::new(tensor, form))).collect();
+        let spec = match reply {
+            Reply::Predict => number::RESPONSE_SPEC,
+            Reply::SessionRun => number::RAN_SPEC,
+        };
         let mut writer = Self { spec, outputs, name, version, signature_name, length: 0 };
         writer.length = delimited(spec, writer.spec_length())
             + writer
@@ -313,7 +303,8 @@ mod tests {
         let values = Arc::new([1.5_f32, -2.0].map(f32::to_le_bytes).concat());
         let tensor = Tensor::fixed(DataType::Float, Shape::new([2]).expect("valid"), values).expect("sizes agree");
         for version in [0, 7, i64::MAX] {
-            let writer = PredictWriter::new([("y", &tensor)].into_iter(), Form::Typed, "m", version, "s");
+            let writer =
+                PredictWriter::new(Reply::Predict, [("y", &tensor)].into_iter(), Form::Typed, "m", version, "s");
             let mut bytes = Vec::new();
             writer.write(&mut bytes);
             assert_eq!(bytes.len(), writer.len());

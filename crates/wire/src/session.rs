@@ -62,7 +62,7 @@ mod tests {
     use super::*;
     use crate::messages::tensorflow::serving::{ModelSpec, SessionRunRequest, SessionRunResponse};
     use crate::messages::tensorflow::{NamedTensorProto, TensorProto};
-    use crate::predict::PredictWriter;
+    use crate::predict::{PredictWriter, Reply};
     use crate::tensor::Form;
 
     #[test]
@@ -91,7 +91,7 @@ mod tests {
     fn prost_reads_what_is_written() {
         let values = Arc::new(1.5_f32.to_le_bytes());
         let tensor = Tensor::fixed(DataType::Float, Shape::scalar(), values).expect("sizes agree");
-        let writer = PredictWriter::session_run([("y:0", &tensor)].into_iter(), Form::Typed, "m", 7, "");
+        let writer = PredictWriter::new(Reply::SessionRun, [("y:0", &tensor)].into_iter(), Form::Typed, "m", 7, "");
         let mut bytes = Vec::new();
         writer.write(&mut bytes);
         assert_eq!(bytes.len(), writer.len());
