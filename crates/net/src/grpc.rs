@@ -53,23 +53,18 @@ struct Opened {
 
 /// Answers one call.
 pub(crate) async fn handle(app: Arc<App>, request: Request<Incoming>) -> GrpcResponse {
-    let deadline = deadline(request.headers());
     let path = request.uri().path().to_owned();
-    let call = Opened { request, deadline };
+    let call = Opened { deadline: deadline(request.headers()), request };
     match path.as_str() {
-        "/tensorflow.serving.PredictionService/Predict" => {
-            unary(&app, call, |app, message| predict(app, message, deadline)).await
-        }
+        "/tensorflow.serving.PredictionService/Predict" => unary(&app, call, predict).await,
         "/tensorflow.serving.PredictionService/GetModelMetadata" => small_unary(&app, call, metadata).await,
         "/tensorflow.serving.PredictionService/Classify" => {
-            unary(&app, call, |app, message| inference::run_task(app, message, Task::Classify, deadline)).await
+            unary(&app, call, |app, received| inference::run_task(app, received, Task::Classify)).await
         }
         "/tensorflow.serving.PredictionService/Regress" => {
-            unary(&app, call, |app, message| inference::run_task(app, message, Task::Regress, deadline)).await
+            unary(&app, call, |app, received| inference::run_task(app, received, Task::Regress)).await
         }
-        "/tensorflow.serving.PredictionService/MultiInference" => {
-            unary(&app, call, |app, message| inference::run_tasks(app, message, deadline)).await
-        }
+        "/tensorflow.serving.PredictionService/MultiInference" => unary(&app, call, inference::run_tasks).await,
         "/tensorflow.serving.ModelService/GetModelStatus" => small_unary(&app, call, model_status).await,
         "/tensorflow.serving.ModelService/HandleReloadConfigRequest" => {
             unary_up_to(SMALL_MESSAGE_BYTES, &app, call, reload).await
@@ -77,7 +72,7 @@ pub(crate) async fn handle(app: Arc<App>, request: Request<Incoming>) -> GrpcRes
         "/grpc.health.v1.Health/Check" if app.settings.health_service => small_unary(&app, call, check_health).await,
         "/grpc.health.v1.Health/Watch" if app.settings.health_service => watch_health(&app, call).await,
         "/tensorflow.serving.SessionService/SessionRun" if app.settings.session_service => {
-            unary(&app, call, |app, message| session::run(app, message, deadline)).await
+            unary(&app, call, session::run).await
         }
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" => {
             reflection::answer(app, Version::V1, call.request).await
@@ -114,10 +109,11 @@ fn refused(message: String) -> GrpcResponse {
     edge_status(&Status::unimplemented(message)).into_http()
 }
 
-/// The message of a call, and what it holds of the budget.
+/// The message of a call, what it holds of the budget, and when it has to be done.
 pub(crate) struct Received {
     pub(crate) message: Arc<Pieces>,
     pub(crate) share: Arc<Share>,
+    pub(crate) deadline: Option<Instant>,
 }
 
 /// A call whose message is as large as its tensors.
@@ -137,11 +133,12 @@ where
     let most = app.settings.limits.max_message_bytes.min(most);
     let share = Arc::new(Share::of(&app.budget));
     let compresses = may_compress(app, call.request.headers());
-    let message = match read_message(app, call.request, &share, most, call.deadline).await {
+    let Opened { request, deadline } = call;
+    let message = match read_message(app, request, &share, most, deadline).await {
         Ok(message) => message,
         Err(refusal) => return answered(Err(refusal)),
     };
-    let mut outcome = handler(Arc::clone(app), Received { message, share: Arc::clone(&share) }).await;
+    let mut outcome = handler(Arc::clone(app), Received { message, share: Arc::clone(&share), deadline }).await;
     if compresses && let Ok(message) = outcome {
         outcome = compressed(app, &share, message).await;
     }
@@ -167,9 +164,9 @@ fn decode<M: Message + Default>(message: &Arc<Pieces>) -> Result<M, Status> {
     M::decode(Span::of(message)).map_err(|_| Malformed.into())
 }
 
-async fn predict(app: Arc<App>, received: Received, deadline: Option<Instant>) -> Result<Bytes, Status> {
+async fn predict(app: Arc<App>, received: Received) -> Result<Bytes, Status> {
     const ENTRY: Entry = Entry { api: PREDICT, entrypoint: "GRPC" };
-    let Received { message, share } = received;
+    let Received { message, share, deadline } = received;
     let (start, length) = (Instant::now(), message.len());
     let bound = {
         let app = Arc::clone(&app);

@@ -26,13 +26,8 @@ use crate::grpc::{Received, missing_spec};
 use crate::metrics::Entry;
 
 /// Answers Classify or Regress.
-pub(crate) async fn run_task(
-    app: Arc<App>,
-    received: Received,
-    task: Task,
-    deadline: Option<Instant>,
-) -> Result<Bytes, Status> {
-    let Received { message, share } = received;
+pub(crate) async fn run_task(app: Arc<App>, received: Received, task: Task) -> Result<Bytes, Status> {
+    let Received { message, share, deadline } = received;
     let (start, length) = (Instant::now(), message.len());
     let planned = {
         let app = Arc::clone(&app);
@@ -84,8 +79,8 @@ async fn answer_task(
 }
 
 /// Answers MultiInference: all tasks in one run. The first one says which version of the model that is.
-pub(crate) async fn run_tasks(app: Arc<App>, received: Received, deadline: Option<Instant>) -> Result<Bytes, Status> {
-    let Received { message, share } = received;
+pub(crate) async fn run_tasks(app: Arc<App>, received: Received) -> Result<Bytes, Status> {
+    let Received { message, share, deadline } = received;
     let length = message.len();
     let planned = {
         let app = Arc::clone(&app);

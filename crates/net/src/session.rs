@@ -1,7 +1,6 @@
 //! `SessionRun`: any part of a graph, by the names of its tensors. Only for those who may do anything with a model.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use servable_core::predict::NamedRun;
@@ -26,8 +25,8 @@ struct Prepared {
 }
 
 /// Answers `SessionRun`.
-pub(crate) async fn run(app: Arc<App>, received: Received, deadline: Option<Instant>) -> Result<Bytes, Status> {
-    let Received { message, share } = received;
+pub(crate) async fn run(app: Arc<App>, received: Received) -> Result<Bytes, Status> {
+    let Received { message, share, deadline } = received;
     let (length, shared) = (message.len(), Arc::clone(&app));
     let prepared =
         app.work(length / COPYING, deadline, move || prepare(&shared, SessionRunView::read(&message)?)).await??;
