@@ -30,9 +30,9 @@ use servable_wire::tensor::Form;
 use crate::app::{self, App, COPYING, PREDICT, Settings};
 use crate::body::Share;
 use crate::control;
+use crate::edge::{deadline, edge_status};
 use crate::framing::{
-    GrpcResponse, answered, compressed, deadline, edge_status, framed, framed_message, may_compress, read_message,
-    streamed,
+    GrpcResponse, answered, compressed, framed, framed_message, may_compress, read_message, streamed,
 };
 use crate::health::Health;
 use crate::inference;

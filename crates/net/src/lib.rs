@@ -5,6 +5,7 @@ mod authority;
 mod body;
 mod coding;
 mod control;
+mod edge;
 mod framing;
 mod grpc;
 mod health;

@@ -16,7 +16,8 @@ use tonic::codegen::Service;
 use tonic_reflection::server::{Builder, Error};
 
 use crate::app::App;
-use crate::framing::{GrpcResponse, answered, edge_status};
+use crate::edge::edge_status;
+use crate::framing::{GrpcResponse, answered};
 
 /// A question is a name.
 const LONGEST_QUESTION: usize = 16 << 10;

@@ -22,7 +22,7 @@ use servable_wire::target::{self, Target, TargetError, Verb};
 use crate::app::{self, App, INFLATION, PREDICT, PRINTING, Planned};
 use crate::body::{Arrived, Patience, Share};
 use crate::coding::{COMPRESSING, InflateError, WORTH_COMPRESSING, accepts_gzip, gzip, inflate};
-use crate::framing::cut;
+use crate::edge::cut;
 use crate::metrics::{Entry, Metrics};
 use crate::peer::Peer;
 
