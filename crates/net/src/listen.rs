@@ -200,7 +200,7 @@ where
 /// Serves REST on a connection until either side is done with it.
 pub(crate) async fn serve_rest(stream: TcpStream, app: Arc<App>, watcher: Watcher) {
     let stalls = Stalls::default();
-    let is_usual = has_usual_head(&stream).await;
+    let is_usual = has_usual_head(&stream);
     let (stream, peer) = Watched::new(stream, stalls.clone());
     let sending = stalls.clone();
     let service = service_fn(move |request| {
@@ -221,9 +221,9 @@ pub(crate) async fn serve_rest(stream: TcpStream, app: Arc<App>, watcher: Watche
 
 /// Whether the head of a connection's first request is there as a whole, and has no more lines than most. Its further
 /// requests will be like it: they come from the same client or proxy.
-async fn has_usual_head(stream: &TcpStream) -> bool {
+fn has_usual_head(stream: &TcpStream) -> bool {
     let mut seen = [0; 4 << 10];
-    let count = stream.peek(&mut seen).await.unwrap_or(0);
+    let count = stream.peek(&mut seen).now_or_never().and_then(Result::ok).unwrap_or(0);
     let head = memchr::memmem::find(&seen[..count], b"\r\n\r\n").map(|end| &seen[..end]);
     head.is_some_and(|head| memchr::memchr_iter(b'\n', head).count() <= USUAL_LINES)
 }
