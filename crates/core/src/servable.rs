@@ -189,8 +189,12 @@ impl Servable {
             }
             if run.take_back() { Ok(None) } else { (&mut run.thread).await }
         };
-        // Whatever the run does at its deadline, the client need not wait for it.
-        match within(deadline, done).await? {
+        let outcome = match deadline {
+            // Whatever the run does at its deadline, the client need not wait for it.
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), done).await.map_err(|_| timed_out())?,
+            None => done.await,
+        };
+        match outcome {
             Ok(Some(outcome)) => outcome,
             Ok(None) => Err(Status::new(Code::Cancelled, "the client went before its request was begun")),
             Err(_) => Err(Status::internal(format!("running model {} failed; the server's log says where", self.name))),
@@ -212,14 +216,6 @@ impl Servable {
 /// have gone may only have no more to say.
 const QUEUEING: Duration = Duration::from_millis(100);
 
-/// What a future gives, if it does so before the deadline.
-pub async fn within<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Result<T, Status> {
-    match deadline {
-        Some(deadline) => tokio::time::timeout_at(deadline.into(), future).await.map_err(|_| timed_out()),
-        None => Ok(future.await),
-    }
-}
-
 /// Does work on one of `threads`, unless its deadline has passed or nobody waits for it any more by the time it could
 /// begin.
 pub async fn aside<T: Send + 'static>(
@@ -228,8 +224,12 @@ pub async fn aside<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Status> {
     let mut work = Queued::start(threads, work);
-    within(deadline, &mut work.thread)
-        .await?
+    let done = &mut work.thread;
+    let outcome = match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), done).await.map_err(|_| timed_out())?,
+        None => done.await,
+    };
+    outcome
         .ok()
         .flatten()
         .ok_or_else(|| Status::internal("a part of the work for this request failed; the server's log says where"))
@@ -302,7 +302,7 @@ impl Answer {
 }
 
 /// What a request is told whose deadline has passed.
-fn timed_out() -> Status {
+pub fn timed_out() -> Status {
     Status::new(Code::DeadlineExceeded, "Timed out waiting for notification")
 }
 

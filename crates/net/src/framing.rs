@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use prost::Message;
-use servable_core::servable::within;
+use servable_core::servable::timed_out;
 use servable_core::{Code, Status};
 use servable_wire::span::{Pieces, Span};
 
@@ -63,16 +63,21 @@ pub(crate) async fn read_message(
         }
         message.whole(coding)
     });
-    let read = async {
-        match within(deadline, reading).await?? {
-            (pieces, None) => Ok(pieces),
-            (pieces, Some(coding)) => {
-                let (length, share) = (pieces.len(), Arc::clone(share));
-                app.work(length * INFLATION, deadline, move || decompressed(pieces, coding, &share, most)).await?
-            }
-        }
+    let read = match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), reading).await.unwrap_or_else(|_| Err(timed_out())),
+        None => reading.await,
     };
-    read.await.map(Arc::new).map_err(|status: Status| edge_status(&status))
+    let outcome = match read {
+        Ok((pieces, None)) => Ok(pieces),
+        Ok((pieces, Some(coding))) => {
+            let (length, share) = (pieces.len(), Arc::clone(share));
+            let inflated =
+                app.work(length * INFLATION, deadline, move || decompressed(pieces, coding, &share, most)).await;
+            inflated.and_then(|inflated| inflated)
+        }
+        Err(status) => Err(status),
+    };
+    outcome.map(Arc::new).map_err(|status| edge_status(&status))
 }
 
 /// What `grpc-encoding` says, as far as it is understood here.
