@@ -6,12 +6,13 @@ use std::{env, fs};
 
 use prost::Message;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "tensorflow.proto",
     "tensorflow_config.proto",
     "tensorflow_error.proto",
     "serving.proto",
     "serving_config.proto",
+    "servable.proto",
     "health.proto",
 ];
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ __all__ = [
     "ModelConfig",
     "Policy",
     "Specific",
+    "Transition",
     "check_labels",
     "check_list",
     "check_platforms",
@@ -48,15 +50,29 @@ class Specific:
 Policy = Latest | All | Specific
 
 
+class Transition(enum.Enum):
+    """The order of loading and unloading when versions change."""
+
+    AVAILABILITY_PRESERVING = "availability_preserving"
+    """The new version is loaded first: no gap, and both are in memory for a while."""
+    RESOURCE_PRESERVING = "resource_preserving"
+    """The old version is unloaded first: a gap, and never more than one in memory."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
-    """One model to serve."""
+    """One model to serve. `None` leaves it to the flags."""
 
     name: str
     base_path: str
     platform: str = "tensorflow"
     policy: Policy = Latest()
     labels: Mapping[str, int] = field(default_factory=dict)
+    transition: Transition | None = None
+    lazy: bool | None = None
+    """Loaded with the first request, and unloaded again if others need the memory."""
+    pinned: bool = False
+    """Once loaded, never unloaded to make room."""
 
 
 def from_text(text: str, codec: Codec) -> tuple[ModelConfig, ...] | None:
@@ -77,16 +93,16 @@ def from_json(config: Mapping[str, Any]) -> tuple[ModelConfig, ...] | None:
 
 def _model(model: Mapping[str, Any]) -> ModelConfig:
     name = model.get("name", "")
-    if "logging_config" in model:
-        raise InvalidArgumentError(
-            f"No request-logger-creator provided. Model {name} has a logging_config; requests cannot be logged yet."
-        )
+    options = model.get("servable", {})
     return ModelConfig(
         name=name,
         base_path=model.get("base_path", ""),
         platform=_platform(name, model.get("model_type"), model.get("model_platform")),
         policy=_policy(model.get("model_version_policy", {})),
         labels=model.get("version_labels", {}),
+        transition=Transition[options["transition"]] if "transition" in options else None,
+        lazy=options["loading"] == "LAZY" if "loading" in options else None,
+        pinned=options.get("pinned", False),
     )
 
 

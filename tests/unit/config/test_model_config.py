@@ -10,6 +10,7 @@ from servable.config.model_config import (
     ModelConfig,
     Policy,
     Specific,
+    Transition,
     check_labels,
     check_list,
     check_platforms,
@@ -54,13 +55,20 @@ def test_policies(message: dict[str, Any], policy: Policy) -> None:
     assert models[0].policy == policy
 
 
+def test_options_of_a_model() -> None:
+    options = {"transition": "RESOURCE_PRESERVING", "loading": "LAZY", "pinned": True}
+    assert from_json(listed(servable=options)) == (
+        ModelConfig("m", "/m", transition=Transition.RESOURCE_PRESERVING, lazy=True, pinned=True),
+    )
+    assert from_json(listed(servable={"loading": "EAGER"})) == (ModelConfig("m", "/m", lazy=False),)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"model_type": "TENSORFLOW"}, "Illegal setting both ModelServerConfig::model_type (deprecated) and"),
         ({"model_platform": ""}, "Illegal setting neither ModelServerConfig::model_type (deprecated) nor"),
         ({"model_platform": "", "model_type": "OTHER"}, "ModelServerConfig::model_type choice OTHER not supported."),
-        ({"logging_config": {}}, "No request-logger-creator provided."),
     ],
 )
 def test_models_that_cannot_be(fields: dict[str, Any], message: str) -> None:
