@@ -45,6 +45,13 @@ class Runtime:
     def version(self) -> str:
         """TensorFlow's version, such as `2.21.0`."""
 
+    def devices(self, config: bytes) -> list[tuple[str, int]]:
+        """The kinds (`CPU`, `GPU`) and bytes of memory of the devices that TensorFlow found; it may take a second.
+
+        `config` is the serialised `tensorflow.ConfigProto` of the sessions to come: the first one in a process decides
+        how much of a device's memory is taken.
+        """
+
     def register_ops(self, library: str) -> None:
         """Load a library of custom ops (`TF_LoadLibrary`). Loading one twice does no harm."""
 
@@ -63,6 +70,10 @@ class Servable:
     def name(self) -> str: ...
     @property
     def version(self) -> int: ...
+    @property
+    def idle_s(self) -> float:
+        """Seconds since its last run, or since it was loaded."""
+
     def unload(self, timeout_s: float | None) -> bool:
         """Give up this handle, wait for the requests that use the servable, then close it.
 
@@ -76,11 +87,11 @@ class ControlCall:
 
     @property
     def method(self) -> str:
-        """The RPC's name: `HandleReloadConfigRequest`."""
+        """The RPC's name: `HandleReloadConfigRequest`; or `Load`: a request waits for a version that is not loaded."""
 
     @property
     def request(self) -> bytes:
-        """The serialised request message (`tensorflow.serving.ReloadConfigRequest`)."""
+        """The serialised request message: `tensorflow.serving.ReloadConfigRequest`, or `.ModelSpec` for `Load`."""
 
     def reply(self, response: bytes) -> None: ...
     def fail(self, code: str, message: str) -> None: ...

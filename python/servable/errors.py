@@ -8,6 +8,8 @@
     ├── FailedPreconditionError    FAILED_PRECONDITION: right in itself, but something else has to be done first
     ├── UnimplementedError         UNIMPLEMENTED: TensorFlow Serving may do it, servable does not (yet)
     ├── CancelledError             CANCELLED: no longer wanted
+    ├── IncompleteError            UNAVAILABLE: not all there yet
+    ├── InsufficientMemoryError    RESOURCE_EXHAUSTED: there is no room for it
     └── InternalError              INTERNAL: a bug of ours
 
 Only the edges know gRPC and HTTP numbers; here codes are names.
@@ -19,6 +21,8 @@ __all__ = [
     "CancelledError",
     "FailedPreconditionError",
     "FlagError",
+    "IncompleteError",
+    "InsufficientMemoryError",
     "InternalError",
     "InvalidArgumentError",
     "MalformedFileError",
@@ -76,6 +80,20 @@ class UnimplementedError(ServableError):
 
 class CancelledError(ServableError):
     code = "CANCELLED"
+
+
+class IncompleteError(ServableError):
+    """The files of a version are not (yet) all there; look again in `retry_after_s`."""
+
+    code = "UNAVAILABLE"
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class InsufficientMemoryError(ServableError):
+    code = "RESOURCE_EXHAUSTED"
 
 
 class InternalError(ServableError):

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import os
 import select
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import FrameType
 
 from servable import engine
 from servable.config.server_config import Config, Files, read_files, read_models
 from servable.errors import InternalError, MalformedFileError, ServableError
-from servable.models.loader import Loader
-from servable.models.manager import Manager, Retries
+from servable.models.loader import Prepared
+from servable.models.manager import Keeping, Manager, Outside, Pools, Retries
+from servable.models.memory import Memory, available_ram
+from servable.models.mender import Mender
 from servable.models.pool import ThreadPool
 from servable.models.reload import Reloader, answer_reload, unavailable, watch_config_file
-from servable.models.source import Aspired, FileSystemSource
+from servable.models.source import Aspired, FileSystemSource, size_of, stamp
 from servable.platforms.base import PLATFORMS, Platforms, PlatformSettings
 
 __all__ = ["Ports", "run"]
@@ -28,6 +31,8 @@ __all__ = ["Ports", "run"]
 log = logging.getLogger(__name__)
 
 CALL_WAIT_S = 1.0
+FETCH_THREADS = 8
+"""Versions whose files are brought at a time. Mostly they are there already, or come over a network."""
 UNLOAD_TIMEOUT_S = 2.0
 STOP_CHECK_S = 0.05
 
@@ -66,7 +71,9 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
     server = engine.Server(replace(config.server, metrics_path=files.metrics_path))
     loads = ThreadPool("load", min(4 * (os.cpu_count() or 1), 8))
     manager = _manager(config, files, server, loads)
-    source = FileSystemSource(manager.aspire, enabled=config.models.scan)
+    source = FileSystemSource(
+        manager.aspire, enabled=config.models.scan, keep_last=config.models.versions_always_present
+    )
     reloader = Reloader(
         manager=manager,
         source=source,
@@ -77,7 +84,9 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
 
     resolution = reloader.start(files.models)
     if config.models.scan and config.models.scan_period_s:
-        _start_thread("scan", functools.partial(source.run, config.models.scan_period_s, stopping.event))
+        mender = Mender(lambda: manager.failed, stamp, manager.retry)
+        looks = (source.scan, mender.look)
+        _start_thread("scan", functools.partial(_keep_looking, looks, config.models.scan_period_s, stopping.event))
     while not resolution.wait(STOP_CHECK_S):
         if stopping.wait(0):
             return 0
@@ -87,7 +96,7 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
 
     server.start()
     ports = _announce(server, config)
-    _start_thread("control", functools.partial(_answer_calls, server, reloader, stopping.event))
+    _start_thread("control", functools.partial(_answer_calls, server, manager, reloader, stopping.event))
     if config.models.config_file and config.models.config_file_period_s:
         read = functools.partial(read_models, config.models.config_file, engine)
         watch = functools.partial(watch_config_file, read, reloader, config.models.config_file_period_s, stopping.event)
@@ -106,16 +115,42 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
 def _manager(config: Config, files: Files, server: engine.Server, loads: ThreadPool) -> Manager:
     platforms = Platforms(PlatformSettings(files.session, config.loading.op_libraries))
 
-    def make_loader(name: str, aspired: Aspired) -> Loader:
-        return platforms.get(aspired.platform).loader(name, aspired.version, aspired.path)
+    def prepare(name: str, aspired: Aspired) -> Prepared:
+        platform = platforms.get(aspired.platform)
+        loader = platform.loader(name, aspired.version, aspired.path)
+        return Prepared(loader, platform.memory(size_of(aspired.path)), platform.capacity())
 
+    def free() -> Mapping[str, int]:
+        ram = available_ram(_read) if config.loading.check_available_memory else None
+        return {} if ram is None else {"ram": ram}
+
+    limit = config.loading.memory_limit_bytes
     return Manager(
-        make_loader=make_loader,
-        publish=server.publish,
-        loads=loads,
-        unloads=ThreadPool("unload", config.loading.unload_threads),
+        Outside(prepare=prepare, publish=server.publish, stamp=stamp),
+        Pools(
+            fetches=ThreadPool("fetch", FETCH_THREADS),
+            loads=loads,
+            unloads=ThreadPool("unload", config.loading.unload_threads),
+        ),
         retries=Retries(config.loading.retries, config.loading.retry_interval_s),
+        memory=Memory({} if limit is None else {"ram": limit}, free),
+        usual=Keeping(transition=config.loading.transition, lazy=config.loading.lazy),
     )
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def _keep_looking(looks: Sequence[Callable[[], None]], period_s: float, stopped: threading.Event) -> None:
+    """Take a look once per period until `stopped`."""
+    while not stopped.wait(period_s):
+        for look in looks:
+            try:
+                look()
+            except Exception:
+                log.exception("Looking for versions failed; the next look is in %s s", period_s)
 
 
 def _announce(server: engine.Server, config: Config) -> Ports:
@@ -131,13 +166,18 @@ def _announce(server: engine.Server, config: Config) -> Ports:
     return ports
 
 
-def _answer_calls(server: engine.Server, reloader: Reloader, stopped: threading.Event) -> None:
+def _answer_calls(server: engine.Server, manager: Manager, reloader: Reloader, stopped: threading.Event) -> None:
     """Answer the calls that the engine leaves to us, until `stopped`."""
     while not stopped.is_set():
         call = server.next_call(CALL_WAIT_S)
         if call is None:
             continue
         try:
+            if call.method == "Load":
+                spec = json.loads(engine.decode_message("tensorflow.serving.ModelSpec", call.request))
+                manager.ask_for(spec["name"], spec.get("version", 0))
+                call.reply(b"")
+                continue
             if call.method != "HandleReloadConfigRequest":
                 raise ServableError(f"{call.method} is not implemented", code="UNIMPLEMENTED")
             call.reply(answer_reload(call.request, reloader, engine))

@@ -32,6 +32,8 @@ class VersionRoute:
     error_message: str = ""
     servable: Servable | None = None
     """There while requests may reach it."""
+    on_demand: bool = False
+    """A request for it is worth waiting: it is going to be loaded."""
 
 
 @dataclass(frozen=True)

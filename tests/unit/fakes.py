@@ -45,8 +45,9 @@ class FakePool:
 
 
 class FakeServable:
-    def __init__(self, name: str, version: int, events: list[str]) -> None:
+    def __init__(self, name: str, version: int, events: list[str], idle: Mapping[str, float] | None = None) -> None:
         self.name, self.version, self._events = name, version, events
+        self.idle_s = (idle or {}).get(name, 0.0)
 
     def unload(self, timeout_s: float | None) -> bool:
         self._events.append(f"unload {self.name}/{self.version}")

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::servable::Servable;
-use crate::status::Status;
+use crate::status::{Code, Status};
 
 /// Which version a request wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,6 +66,25 @@ pub struct VersionStatus {
     pub error: Option<Status>,
     /// There while requests may reach it.
     pub servable: Option<Arc<Servable>>,
+    /// It is loaded when it is asked for.
+    pub on_demand: bool,
+}
+
+impl VersionStatus {
+    /// The servable of this version of a model. `None` if there is none and none is to be expected.
+    ///
+    /// A version that is asleep is an error that says so; one that did not wake up tells why.
+    fn awake(&self, name: &str, version: i64) -> Option<Result<Arc<Servable>, Status>> {
+        match (&self.servable, &self.error) {
+            (Some(servable), _) => Some(Ok(Arc::clone(servable))),
+            (None, Some(error)) if self.on_demand => Some(Err(Status::new(
+                Code::Unavailable,
+                format!("Servable {{name: {name} version: {version}}} could not be loaded: {error}"),
+            ))),
+            (None, None) if self.on_demand => Some(Err(Status::asleep(name, version))),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Clone, Default)]
@@ -76,12 +97,21 @@ pub struct ModelRoutes {
 #[derive(Clone, Default)]
 pub struct Routes {
     pub models: HashMap<String, ModelRoutes>,
+    /// Whether requests may have to wait for a version to be loaded.
+    pub has_on_demand: bool,
 }
 
 impl Routes {
+    pub fn new(models: HashMap<String, ModelRoutes>) -> Self {
+        let has_on_demand =
+            models.values().any(|model| model.versions.values().any(|version| version.on_demand));
+        Self { models, has_on_demand }
+    }
+
     /// The servable for a request; the `Arc` keeps it loaded until the request is done.
     ///
-    /// `INVALID_ARGUMENT` for an empty name or unknown label, `NOT_FOUND` where nothing is loaded.
+    /// `INVALID_ARGUMENT` for an empty name or unknown label, `NOT_FOUND` where nothing is loaded. `UNAVAILABLE` where
+    /// something is loaded on demand: the status tells what.
     pub fn resolve(&self, name: &str, choice: &Choice) -> Result<Arc<Servable>, Status> {
         if name.is_empty() {
             return Err(Status::invalid_argument("ModelSpec has no name specified."));
@@ -89,21 +119,27 @@ impl Routes {
         let model = self.models.get(name);
         let version = match choice {
             Choice::Latest => {
-                let highest =
-                    model.and_then(|model| model.versions.values().rev().find_map(|version| version.servable.as_ref()));
-                return highest
-                    .cloned()
-                    .ok_or_else(|| Status::not_found(format!("Servable not found for request: Latest({name})")));
+                let highest = model.and_then(|model| {
+                    model.versions.iter().rev().find_map(|(version, status)| status.awake(name, *version))
+                });
+                return highest.unwrap_or_else(|| {
+                    Err(Status::not_found(format!("Servable not found for request: Latest({name})")))
+                });
             }
             Choice::Version(version) => *version,
             Choice::Label(label) => *model
                 .and_then(|model| model.labels.get(label))
                 .ok_or_else(|| Status::invalid_argument(format!("Unrecognized servable version label: {label}")))?,
         };
-        model
-            .and_then(|model| model.versions.get(&version))
-            .and_then(|version| version.servable.clone())
-            .ok_or_else(|| Status::not_found(format!("Servable not found for request: Specific({name}, {version})")))
+        model.and_then(|model| model.versions.get(&version)?.awake(name, version)).unwrap_or_else(|| {
+            Err(Status::not_found(format!("Servable not found for request: Specific({name}, {version})")))
+        })
+    }
+
+    /// Whether a version still has to be loaded for those who wait for it.
+    pub fn is_asleep(&self, name: &str, version: i64) -> bool {
+        let status = self.models.get(name).and_then(|model| model.versions.get(&version));
+        status.is_some_and(|status| status.on_demand && status.servable.is_none() && status.error.is_none())
     }
 
     /// What is known of one version, or of all, newest first. `NOT_FOUND` if that is nothing.
@@ -126,15 +162,24 @@ impl Routes {
 
 /// The table in force. Readers never wait; a replaced table lives until its last reader is done.
 #[derive(Default)]
-pub struct RouteTable(ArcSwap<Routes>);
+pub struct RouteTable {
+    routes: ArcSwap<Routes>,
+    changed: Notify,
+}
 
 impl RouteTable {
     pub fn publish(&self, routes: Routes) {
-        self.0.store(Arc::new(routes));
+        self.routes.store(Arc::new(routes));
+        self.changed.notify_waiters();
+    }
+
+    /// Done when another table has been published since this was called.
+    pub fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
     }
 
     pub fn current(&self) -> impl std::ops::Deref<Target = Arc<Routes>> {
-        self.0.load()
+        self.routes.load()
     }
 }
 
@@ -158,6 +203,7 @@ mod tests {
         let loaded = |version| VersionStatus {
             state: State::Available,
             error: None,
+            on_demand: false,
             servable: Some(Arc::new(Servable::new(
                 "m".into(),
                 version,
@@ -166,10 +212,10 @@ mod tests {
                 Box::new(Nothing),
             ))),
         };
-        let failed = VersionStatus { state: State::End, error: Some(Status::internal("broken")), servable: None };
+        let failed = VersionStatus { state: State::End, error: Some(Status::internal("broken")), servable: None, on_demand: false };
         let versions = BTreeMap::from([(1, loaded(1)), (2, loaded(2)), (3, failed)]);
         let labels = HashMap::from([("stable".to_owned(), 1), ("gone".to_owned(), 3)]);
-        Routes { models: HashMap::from([("m".to_owned(), ModelRoutes { versions, labels })]) }
+        Routes::new(HashMap::from([("m".to_owned(), ModelRoutes { versions, labels })]))
     }
 
     #[test]

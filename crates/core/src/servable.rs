@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::future::{Future, Pending, pending};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -78,6 +78,7 @@ pub struct Servable {
     signatures: Vec<(Signature, Pace)>,
     by_name: HashMap<String, usize>,
     session: Box<dyn Session>,
+    used: LastUse,
 }
 
 impl Servable {
@@ -94,7 +95,9 @@ impl Servable {
             by_name.insert(signature.name.clone(), index);
             indexed.push((Signature { index, ..signature }, Pace::default()));
         }
-        Self { name, version, description, signatures: indexed, by_name, session }
+        let used = LastUse::default();
+        used.note(Instant::now());
+        Self { name, version, description, signatures: indexed, by_name, session, used }
     }
 
     pub fn name(&self) -> &str {
@@ -103,6 +106,11 @@ impl Servable {
 
     pub fn version(&self) -> i64 {
         self.version
+    }
+
+    /// How long ago the last run began, or the servable was made.
+    pub fn idle(&self) -> Duration {
+        self.used.elapsed()
     }
 
     pub fn description(&self) -> &Description {
@@ -160,7 +168,11 @@ impl Servable {
         threads: &Handle,
     ) -> Result<Vec<Tensor>, Status> {
         let servable = Arc::clone(&self);
-        self.begun_in_time(move |timeout| servable.session.run_named(&run, timeout), caller, threads).await
+        let run = move |timeout| {
+            servable.used.note(Instant::now());
+            servable.session.run_named(&run, timeout)
+        };
+        self.begun_in_time(run, caller, threads).await
     }
 
     /// Does a run on one of `threads`, unless its deadline has passed or its caller has gone by then. It gets the time
@@ -203,12 +215,36 @@ impl Servable {
 
     fn timed_run(&self, call: &Call, stage: Stage, placement: Placement) -> Result<Vec<Tensor>, Status> {
         let start = Instant::now();
+        self.used.note(start);
         let outcome = self.session.run(&call.feeds, &call.fetches, placement);
         // A run that failed says nothing of how long one takes that does not.
         if outcome.is_ok() || start.elapsed() >= BRIEF {
             self.signatures[call.signature].1.record(call.input_bytes, start.elapsed(), stage);
         }
         outcome
+    }
+}
+
+/// When something was used last, to the millisecond.
+#[derive(Debug, Default)]
+struct LastUse(AtomicU64);
+
+impl LastUse {
+    /// Written at most once per millisecond: all network threads read what lies beside it.
+    fn note(&self, now: Instant) {
+        let now = Self::milliseconds(now);
+        if self.0.load(Ordering::Relaxed) < now {
+            self.0.store(now, Ordering::Relaxed);
+        }
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::from_millis(Self::milliseconds(Instant::now()).saturating_sub(self.0.load(Ordering::Relaxed)))
+    }
+
+    fn milliseconds(moment: Instant) -> u64 {
+        static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
+        moment.saturating_duration_since(*BEGINNING).as_millis() as u64
     }
 }
 

@@ -58,16 +58,32 @@ impl Code {
     }
 }
 
+/// A version that is loaded when it is asked for, and is not loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asleep {
+    pub name: String,
+    pub version: i64,
+}
+
 /// An error that travels to whoever asked. Never holds [`Code::Ok`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     pub code: Code,
     pub message: Cow<'static, str>,
+    /// What has to be loaded first; then the same request may succeed.
+    pub asleep: Option<Box<Asleep>>,
 }
 
 impl Status {
     pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), asleep: None }
+    }
+
+    /// Whoever can wait for the version does so; to others it is unavailable.
+    pub fn asleep(name: &str, version: i64) -> Self {
+        let message = format!("Servable not loaded yet: {{name: {name} version: {version}}}");
+        let asleep = Some(Box::new(Asleep { name: name.to_owned(), version }));
+        Self { asleep, ..Self::new(Code::Unavailable, message) }
     }
 
     pub fn invalid_argument(message: impl Into<Cow<'static, str>>) -> Self {

@@ -9,7 +9,9 @@ use bytes::Bytes;
 use pyo3::prelude::*;
 use servable_core::Status;
 use servable_core::servable::Servable as CoreServable;
-use servable_tensorflow::{Library, LoadOptions, SavedModelSession, create_thread_pools, release_startup_pages};
+use servable_tensorflow::{
+    Library, LoadOptions, SavedModelSession, create_thread_pools, devices, release_free_memory, release_startup_pages,
+};
 use servable_wire::saved_model;
 
 use crate::error::raised;
@@ -45,6 +47,10 @@ impl Runtime {
     #[getter]
     fn version(&self) -> &str {
         self.library.version()
+    }
+
+    fn devices(&self, python: Python<'_>, config: Vec<u8>) -> PyResult<Vec<(String, u64)>> {
+        python.detach(|| devices(&self.library, &config)).map_err(raised)
     }
 
     fn register_ops(&self, python: Python<'_>, library: &str) -> PyResult<()> {
@@ -146,6 +152,7 @@ impl Servable {
                     Ok(unused) => {
                         drop(handle);
                         drop(unused); // closes the session, here and not on a thread that serves requests
+                        release_free_memory();
                         return true;
                     }
                     Err(in_use) => handle.servable = Some(in_use),
@@ -169,6 +176,12 @@ impl Servable {
     #[getter]
     fn version(&self) -> i64 {
         self.version
+    }
+
+    #[getter]
+    fn idle_s(&self) -> f64 {
+        let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
+        handle.servable.as_ref().map_or(0.0, |servable| servable.idle().as_secs_f64())
     }
 
     #[pyo3(signature = (timeout_s))]

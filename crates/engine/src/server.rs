@@ -90,6 +90,7 @@ struct VersionRoute<'py> {
     error_code: String,
     error_message: String,
     servable: Option<Bound<'py, Servable>>,
+    on_demand: bool,
 }
 
 /// `servable.types.ModelRoutes`.
@@ -113,7 +114,7 @@ impl VersionRoute<'_> {
                 PyValueError::new_err(format!("version {} is unloaded and cannot be published", self.version))
             })?),
         };
-        Ok(VersionStatus { state, error, servable })
+        Ok(VersionStatus { state, error, servable, on_demand: self.on_demand })
     }
 }
 
@@ -137,13 +138,13 @@ impl Server {
     }
 
     fn publish(&self, python: Python<'_>, models: HashMap<String, ModelRoutes<'_>>) -> PyResult<()> {
-        let mut routes = Routes::default();
+        let mut table = HashMap::with_capacity(models.len());
         for (name, model) in models {
             let versions: PyResult<BTreeMap<_, _>> =
                 model.versions.iter().map(|version| Ok((version.version, version.status()?))).collect();
-            routes.models.insert(name, CoreModelRoutes { versions: versions?, labels: model.labels });
+            table.insert(name, CoreModelRoutes { versions: versions?, labels: model.labels });
         }
-        python.detach(|| self.server.publish(routes));
+        python.detach(|| self.server.publish(Routes::new(table)));
         Ok(())
     }
 

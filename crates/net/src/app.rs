@@ -1,25 +1,27 @@
 //! What all handlers share: the routes, the settings, the counters.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use servable_core::examples::{self, Computed, Plan, Task};
 use servable_core::predict::{self, Call};
 use servable_core::routes::RouteTable;
-use servable_core::servable::{Answer, Caller, Servable, aside};
+use servable_core::servable::{Answer, Caller, Servable, aside, timed_out};
 use servable_core::signature::DEFAULT_SIGNATURE;
+use servable_core::status::Asleep;
 use servable_core::{Code, Limits, Signature, Status, Tensor};
 
 use servable_wire::json::Dialect;
 use tokio::runtime::Handle;
 
 use crate::body::Budget;
-use crate::control::ControlCall;
+use crate::control::{self, ControlCall};
 use crate::health::Health;
 use crate::metrics::{Entry, Metrics};
 use crate::reflection::Reflection;
@@ -88,6 +90,8 @@ pub(crate) struct App {
     /// Those in flight that have not come yet.
     pub(crate) arriving: Gauge,
     pub(crate) requests: AtomicU64,
+    /// Versions that the control plane has been asked to load by requests that wait for them.
+    pub(crate) asked_for: Mutex<HashSet<(String, i64)>>,
     pub(crate) budget: Budget,
     /// Where runs go that the network threads do not do themselves; there from the start on.
     pub(crate) threads: OnceLock<Handle>,
@@ -125,6 +129,9 @@ impl App {
 
     /// Counts an answered request.
     pub(crate) fn count(&self, model: &str, entry: Entry, outcome: Result<(), &Status>, took: Duration) {
+        if outcome.is_err_and(|status| status.asleep.is_some()) {
+            return; // it is going to be tried again
+        }
         if let Some(metrics) = &self.metrics {
             let is_known = model.is_empty() || self.routes.current().models.contains_key(model);
             metrics.answered(model, is_known, entry, outcome, took);
@@ -135,6 +142,33 @@ impl App {
     pub(crate) fn begin_request(&self) -> GaugeGuard {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.in_flight.enter()
+    }
+
+    /// Waits until a version is loaded, or is known not to be. Whoever waited tries its request again.
+    pub(crate) async fn awaken(&self, asleep: &Asleep, deadline: Option<Instant>) -> Result<(), Status> {
+        let awake = async {
+            let mut asked = None;
+            loop {
+                let mut changed = pin!(self.routes.changed());
+                changed.as_mut().enable();
+                if !self.routes.current().is_asleep(&asleep.name, asleep.version) {
+                    return Ok(());
+                }
+                if asked.is_none() {
+                    asked = Asked::first(self, asleep);
+                }
+                tokio::select! {
+                    () = changed => {}
+                    // Whoever asked first may have gone before it could.
+                    () = tokio::time::sleep(ASK_AGAIN) => {}
+                    () = self.health.drained() => return Err(control::stopping()),
+                }
+            }
+        };
+        match deadline {
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), awake).await.unwrap_or_else(|_| Err(timed_out())),
+            None => awake.await,
+        }
     }
 
     /// Does work that takes about as long as reading so many bytes of JSON. Much of it is done on another thread: the
@@ -242,6 +276,33 @@ impl Planned {
     /// Bytes of memory that its tensors take.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.call.memory_bytes
+    }
+}
+
+/// How often those who wait for a version look whether the control plane knows of it.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// One of those who wait for a version has asked for it, and waits.
+struct Asked<'a> {
+    app: &'a App,
+    key: (String, i64),
+}
+
+impl<'a> Asked<'a> {
+    /// Asks for a version, unless somebody else has done so. `None` also if the control plane is too busy to listen.
+    fn first(app: &'a App, asleep: &Asleep) -> Option<Self> {
+        let key = (asleep.name.clone(), asleep.version);
+        if !app.asked_for.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone()) {
+            return None;
+        }
+        let asked = Self { app, key };
+        control::tell_load(app, asleep).then_some(asked)
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.app.asked_for.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
     }
 }
 

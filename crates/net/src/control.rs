@@ -1,7 +1,11 @@
 //! Calls from the network that the control plane answers.
 
 use bytes::Bytes;
+use prost::Message;
+use servable_core::status::Asleep;
 use servable_core::{Code, Status};
+use servable_wire::messages::tensorflow::serving::ModelSpec;
+use servable_wire::messages::tensorflow::serving::model_spec::VersionChoice;
 use tokio::sync::oneshot;
 
 use crate::app::App;
@@ -21,6 +25,22 @@ impl ControlCall {
     }
 }
 
+/// Tells the control plane that a request waits for a version. Whether it could be told.
+pub(crate) fn tell_load(app: &App, asleep: &Asleep) -> bool {
+    let spec = ModelSpec {
+        name: asleep.name.clone(),
+        version_choice: Some(VersionChoice::Version(asleep.version)),
+        ..ModelSpec::default()
+    };
+    let (answer, _) = oneshot::channel(); // the routes will tell
+    app.control.try_send(ControlCall { method: "Load", request: spec.encode_to_vec().into(), answer }).is_ok()
+}
+
+/// What those who wait are told when the server drains.
+pub(crate) fn stopping() -> Status {
+    Status::new(Code::Unavailable, "the server is stopping")
+}
+
 /// Hands a call to the control plane and waits for its answer.
 pub(crate) async fn ask(app: &App, method: &'static str, request: Bytes) -> Result<Bytes, Status> {
     let (answer, answered) = oneshot::channel();
@@ -32,6 +52,6 @@ pub(crate) async fn ask(app: &App, method: &'static str, request: Bytes) -> Resu
             answer.unwrap_or_else(|_| Err(Status::internal(format!("{method} was dropped without an answer"))))
         }
         // It may wait for models that do not come; the drain must not wait for it.
-        () = app.health.drained() => Err(Status::new(Code::Unavailable, "the server is stopping")),
+        () = app.health.drained() => Err(stopping()),
     }
 }

@@ -110,6 +110,7 @@ fn refused(message: String) -> GrpcResponse {
 }
 
 /// The message of a call, what it holds of the budget, and when it has to be done.
+#[derive(Clone)]
 pub(crate) struct Received {
     pub(crate) message: Arc<Pieces>,
     pub(crate) share: Arc<Share>,
@@ -119,7 +120,7 @@ pub(crate) struct Received {
 /// A call whose message is as large as its tensors.
 async fn unary<F, R>(app: &Arc<App>, call: Opened, handler: F) -> GrpcResponse
 where
-    F: FnOnce(Arc<App>, Received) -> R + Send,
+    F: Fn(Arc<App>, Received) -> R + Send,
     R: Future<Output = Result<Bytes, Status>> + Send,
 {
     unary_up_to(usize::MAX, app, call, handler).await
@@ -127,7 +128,7 @@ where
 
 async fn unary_up_to<F, R>(most: usize, app: &Arc<App>, call: Opened, handler: F) -> GrpcResponse
 where
-    F: FnOnce(Arc<App>, Received) -> R + Send,
+    F: Fn(Arc<App>, Received) -> R + Send,
     R: Future<Output = Result<Bytes, Status>> + Send,
 {
     let most = app.settings.limits.max_message_bytes.min(most);
@@ -138,7 +139,12 @@ where
         Ok(message) => message,
         Err(refusal) => return answered(Err(refusal)),
     };
-    let mut outcome = handler(Arc::clone(app), Received { message, share: Arc::clone(&share), deadline }).await;
+    let received = Received { message, share: Arc::clone(&share), deadline };
+    let again = app.routes.current().has_on_demand.then(|| received.clone());
+    let mut outcome = handler(Arc::clone(app), received).await;
+    if let Some(again) = again {
+        outcome = Box::pin(awaited(app, outcome, again, handler)).await;
+    }
     if compresses && let Ok(message) = outcome {
         outcome = compressed(app, &share, message).await;
     }
@@ -146,6 +152,24 @@ where
     let outcome =
         outcome.and_then(|message| share.hold(message.len()).map(|()| message)).inspect_err(|_| share.give_back());
     share.ride(answered(outcome.map_err(|status| edge_status(&status))))
+}
+
+/// The outcome of a call, tried again when the version that it needs has been loaded.
+async fn awaited<F, R>(
+    app: &Arc<App>,
+    mut outcome: Result<Bytes, Status>,
+    received: Received,
+    handler: F,
+) -> Result<Bytes, Status>
+where
+    F: Fn(Arc<App>, Received) -> R + Send,
+    R: Future<Output = Result<Bytes, Status>> + Send,
+{
+    while let Err(Status { asleep: Some(asleep), .. }) = &outcome {
+        app.awaken(asleep, received.deadline).await?;
+        outcome = handler(Arc::clone(app), received.clone()).await;
+    }
+    outcome
 }
 
 /// A call whose message holds names and numbers; decoded, they take many times the room.

@@ -15,6 +15,7 @@ use servable_core::predict::{Call, bind};
 use servable_core::routes::Choice;
 use servable_core::servable::{Caller, Servable};
 use servable_core::signature::DEFAULT_SIGNATURE;
+use servable_core::status::Asleep;
 use servable_core::{Code, Status, Tensor};
 use servable_wire::json::{self, Document, Format};
 use servable_wire::target::{self, Target, TargetError, Verb};
@@ -110,7 +111,7 @@ async fn answer(app: Arc<App>, peer: &Peer, request: Request<Incoming>, target: 
         },
         Method::GET => match target::parse_question(target) {
             Ok(parsed) => {
-                let outcome = question(&app, &parsed);
+                let outcome = questioned(&app, peer, &parsed).await;
                 (parsed.name, "", outcome)
             }
             Err(refusal) => (String::new(), "", Err(target_status(refusal, malformed(&method)))),
@@ -165,6 +166,24 @@ fn target_status(refusal: TargetError, malformed: Status) -> Status {
     }
 }
 
+/// The answer to a question, when the version that it is about has been loaded.
+async fn questioned(app: &App, peer: &Peer, target: &Target) -> Result<Vec<u8>, Status> {
+    let deadline = app.settings.rest_timeout.map(|timeout| Instant::now() + timeout);
+    loop {
+        let outcome = question(app, target);
+        let Err(Status { asleep: Some(asleep), .. }) = &outcome else { return outcome };
+        awaken(app, peer, asleep, deadline).await?;
+    }
+}
+
+/// Waits until a version is loaded, unless the client goes.
+async fn awaken(app: &App, peer: &Peer, asleep: &Asleep, deadline: Option<Instant>) -> Result<(), Status> {
+    tokio::select! {
+        outcome = app.awaken(asleep, deadline) => outcome,
+        () = peer.left() => Err(Status::new(Code::Cancelled, "the client went before its model was loaded")),
+    }
+}
+
 /// Status and metadata.
 fn question(app: &App, target: &Target) -> Result<Vec<u8>, Status> {
     let routes = app.routes.current();
@@ -190,6 +209,23 @@ async fn infer(
     let body = app.arriving(read_body(request.into_body(), app.settings.limits.max_body_bytes, share)).await?;
     let deadline = app.settings.rest_timeout.map(|timeout| Instant::now() + timeout);
     let body = if is_compressed { inflated(app, body, share, deadline).await? } else { body };
+    let again = app.routes.current().has_on_demand.then(|| (target.clone(), body.clone()));
+    let mut outcome = computed(app, peer, target, body, share, deadline).await;
+    while let (Err(Status { asleep: Some(asleep), .. }), Some((target, body))) = (&outcome, &again) {
+        awaken(app, peer, asleep, deadline).await?;
+        outcome = Box::pin(computed(app, peer, target.clone(), body.clone(), share, deadline)).await;
+    }
+    outcome
+}
+
+async fn computed(
+    app: &Arc<App>,
+    peer: &Peer,
+    target: Target,
+    body: Bytes,
+    share: &Arc<Share>,
+    deadline: Option<Instant>,
+) -> Result<Vec<u8>, Status> {
     let caller = Caller { deadline, gone: peer.left(), room: Arc::clone(share) as _ };
     let task = match target.verb {
         Verb::Classify => Task::Classify,

@@ -96,6 +96,7 @@ impl Server {
             in_flight: Gauge::default(),
             arriving: Gauge::default(),
             requests: AtomicU64::new(0),
+            asked_for: Mutex::default(),
             budget,
             threads: OnceLock::new(),
             workers: OnceLock::new(),

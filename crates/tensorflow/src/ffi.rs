@@ -12,7 +12,7 @@ macro_rules! opaque {
     };
 }
 
-opaque!(Graph, LibraryHandle, Operation, RawTensor, Session, SessionOptions, StatusHandle);
+opaque!(DeviceList, Graph, LibraryHandle, Operation, RawTensor, Session, SessionOptions, StatusHandle);
 
 /// `TF_Buffer`: bytes that the side which made them frees.
 #[repr(C)]
@@ -104,5 +104,10 @@ functions! {
     string_data = "TF_StringGetDataPointer": fn(*const StringCell) -> *const c_char;
     string_size = "TF_StringGetSize": fn(*const StringCell) -> usize;
     string_free = "TF_StringDealloc": fn(*mut StringCell);
+    session_devices = "TF_SessionListDevices": fn(*mut Session, *mut StatusHandle) -> *mut DeviceList;
+    delete_devices = "TF_DeleteDeviceList": fn(*mut DeviceList);
+    device_count = "TF_DeviceListCount": fn(*const DeviceList) -> c_int;
+    device_type = "TF_DeviceListType": fn(*const DeviceList, c_int, *mut StatusHandle) -> *const c_char;
+    device_memory = "TF_DeviceListMemoryBytes": fn(*const DeviceList, c_int, *mut StatusHandle) -> i64;
     load_library = "TF_LoadLibrary": fn(*const c_char, *mut StatusHandle) -> *mut LibraryHandle;
 }

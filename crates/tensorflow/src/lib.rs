@@ -10,5 +10,5 @@ mod session;
 mod tensor;
 
 pub use library::Library;
-pub use pages::release_startup_pages;
-pub use session::{LoadOptions, MetaGraph, SavedModelSession, create_thread_pools};
+pub use pages::{release_free_memory, release_startup_pages};
+pub use session::{LoadOptions, MetaGraph, SavedModelSession, create_thread_pools, devices};

@@ -18,6 +18,18 @@ pub fn release_startup_pages() {
 #[cfg(not(target_os = "linux"))]
 pub fn release_startup_pages() {}
 
+/// Gives back to the system what the allocator has kept of memory that was freed: a version that has been unloaded may
+/// have been most of what there was.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub fn release_free_memory() {
+    // SAFETY: callable from any thread; it touches nothing but free memory.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Elsewhere the allocator does as it likes.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn release_free_memory() {}
+
 /// The address range of a line of `/proc/self/maps`, if it maps TensorFlow's code.
 #[cfg(target_os = "linux")]
 fn code_of_tensorflow(line: &str) -> Option<(usize, usize)> {

@@ -1,6 +1,6 @@
 //! A SavedModel's session: loading it quietly, finding its tensors, running it.
 
-use std::ffi::c_char;
+use std::ffi::{CStr, c_char};
 use std::path::Path;
 use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -234,19 +234,58 @@ pub fn create_thread_pools(library: &Arc<Library>, config: &[u8]) -> Result<(), 
     if *created {
         return Ok(());
     }
+    let made = with_empty_session(library, config, |_| Ok(()));
+    *created = made.is_ok();
+    made
+}
+
+/// The kinds and bytes of memory of the devices that TensorFlow finds, such as `("GPU", 17_179_869_184)`.
+///
+/// The first session of a process decides how much of a device is taken, so its `ConfigProto` is asked for.
+pub fn devices(library: &Arc<Library>, config: &[u8]) -> Result<Vec<(String, u64)>, Status> {
+    create_thread_pools(library, config)?;
+    with_empty_session(library, config, |session| {
+        // SAFETY: the session is alive; the list is freed below.
+        let list = library.checked(|functions, status| unsafe { (functions.session_devices)(session, status) })?;
+        // SAFETY: the list is alive.
+        let count = unsafe { (library.functions.device_count)(list) };
+        let device = |index| {
+            // SAFETY: the list is alive and `index` below its length; the text belongs to the list and is copied.
+            let kind = library.checked(|functions, status| unsafe { (functions.device_type)(list, index, status) })?;
+            // SAFETY: as above.
+            let kind = unsafe { CStr::from_ptr(kind) }.to_string_lossy().into_owned();
+            // SAFETY: as above.
+            let bytes =
+                library.checked(|functions, status| unsafe { (functions.device_memory)(list, index, status) })?;
+            Ok((kind, u64::try_from(bytes).unwrap_or(0)))
+        };
+        let devices = (0..count).map(device).collect();
+        // SAFETY: made above, used by nobody any more.
+        unsafe { (library.functions.delete_devices)(list) };
+        devices
+    })
+}
+
+/// Does something with a session of an empty graph.
+fn with_empty_session<T>(
+    library: &Arc<Library>,
+    config: &[u8],
+    work: impl FnOnce(*mut ffi::Session) -> Result<T, Status>,
+) -> Result<T, Status> {
     let options = SessionOptions::new(library, config)?;
     // SAFETY: an empty graph and a session of it, both freed below.
     let graph = unsafe { (library.functions.new_graph)() };
     // SAFETY: graph and options are alive.
     let made = library.checked(|functions, status| unsafe { (functions.new_session)(graph, options.raw, status) });
-    if let Ok(session) = &made {
+    let outcome = made.and_then(|session| {
+        let outcome = work(session);
         // SAFETY: nobody else has the session.
-        let _ = library.checked(|functions, status| unsafe { (functions.delete_session)(*session, status) });
-    }
+        let _ = library.checked(|functions, status| unsafe { (functions.delete_session)(session, status) });
+        outcome
+    });
     // SAFETY: its session is gone.
     unsafe { (library.functions.delete_graph)(graph) };
-    *created = made.is_ok();
-    made.map(|_| ())
+    outcome
 }
 
 struct SessionOptions {

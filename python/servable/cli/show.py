@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from servable.errors import NotFoundError, ServableError, reading
-from servable.models.source import folders_in, versions_in
+from servable.models.source import children_of, versions_in
 
 __all__ = ["as_text", "show", "version_folder"]
 
@@ -43,7 +43,7 @@ def show(arguments: Sequence[str]) -> int:
     return 0
 
 
-def version_folder(path: str, folders: Callable[[str], Sequence[str]] = folders_in) -> str:
+def version_folder(path: str, folders: Callable[[str], Sequence[str]] = children_of) -> str:
     """The folder with the SavedModel: `path`, or its subfolder with the highest version number."""
     if any(os.path.exists(os.path.join(path, name)) for name in SAVED_MODEL_FILES):
         return path

@@ -208,8 +208,55 @@ def _models() -> tuple[Option, ...]:
             Kind.INT64,
             60_000_000,
             group,
-            "Time between attempts to load; none if 0 or less.",
+            "Longest time between attempts to load; the first is a sixteenth of it, the next ones double. None if 0 or "
+            "less.",
             unit="µs",
+        ),
+        Option(
+            "version_transition",
+            Kind.STRING,
+            "availability_preserving",
+            group,
+            "availability_preserving: a new version is loaded before the old one is unloaded; resource_preserving: "
+            "after that. A model's configuration may say otherwise.",
+        ),
+        Option(
+            "lazy_loading",
+            Kind.BOOL,
+            False,
+            group,
+            "Load a version with its first request, and unload the least recently used one when memory is short. A "
+            "model's configuration may say otherwise.",
+        ),
+        Option(
+            "total_model_memory_limit_bytes",
+            Kind.INT64,
+            0,
+            group,
+            "Most memory that all versions may take together, by estimate (1.2 times their files); 0 for no limit.",
+            unit="bytes",
+            at_least=0,
+        ),
+        Option(
+            "check_available_memory",
+            Kind.BOOL,
+            True,
+            group,
+            "Refuse to load a version that takes more than the free memory of the machine or the container.",
+        ),
+        Option(
+            "servable_versions_always_present",
+            Kind.BOOL,
+            False,
+            group,
+            "Go on serving what is loaded when a base path has no versions any more.",
+        ),
+        Option(
+            "fail_if_zero_versions_at_startup",
+            Kind.BOOL,
+            False,
+            group,
+            "End at start-up if a model has no version, rather than wait for one.",
         ),
         Option(
             "flush_filesystem_caches",

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from servable.config import model_config, monitoring_config, session_config
 from servable.config.codec import Codec
 from servable.config.flags import FlagValues
-from servable.config.model_config import ModelConfig
+from servable.config.model_config import ModelConfig, Transition
 from servable.config.options import OPTIONS, Support
 from servable.config.session_config import SessionOptions, has_own_threads
 from servable.errors import InvalidArgumentError, MalformedFileError, reading
@@ -34,6 +34,10 @@ class ModelOptions:
     scan: bool
     """False: versions are never looked for, and start-up waits for ever."""
     allow_labels_for_unavailable: bool
+    versions_always_present: bool
+    """A base path without versions does not unload what is served."""
+    fail_without_versions: bool
+    """A model without versions at the start is an error rather than waited for."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,11 @@ class LoadingOptions:
     retry_interval_s: float
     load_threads: int
     unload_threads: int
+    transition: Transition
+    lazy: bool
+    memory_limit_bytes: int | None
+    """Most memory that all versions may take together, as estimated."""
+    check_available_memory: bool
     op_libraries: tuple[str, ...]
 
 
@@ -99,6 +108,10 @@ def config_from(flags: FlagValues, models: Sequence[ModelConfig] = ()) -> Config
             retry_interval_s=max(0, values["load_retry_interval_micros"]) / 1e6,
             load_threads=max(1, values["num_load_threads"]),
             unload_threads=max(1, values["num_unload_threads"]),
+            transition=_transition(values["version_transition"]),
+            lazy=values["lazy_loading"],
+            memory_limit_bytes=values["total_model_memory_limit_bytes"] or None,
+            check_available_memory=values["check_available_memory"],
             op_libraries=values["custom_op_library"],
         ),
         session=SessionOptions(
@@ -151,7 +164,17 @@ def _models(values: Mapping[str, Any], models: Sequence[ModelConfig]) -> ModelOp
         scan_period_s=scan_period_s if scan_period_s > 0 else None,
         scan=scan_period_s >= 0,
         allow_labels_for_unavailable=values["allow_version_labels_for_unavailable_models"],
+        versions_always_present=values["servable_versions_always_present"],
+        fail_without_versions=values["fail_if_zero_versions_at_startup"],
     )
+
+
+def _transition(text: str) -> Transition:
+    try:
+        return Transition(text)
+    except ValueError:
+        known = " or ".join(transition.value for transition in Transition)
+        raise InvalidArgumentError(f"--version_transition={text}: it has to be {known}") from None
 
 
 def _notes(values: Mapping[str, Any]) -> Sequence[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from servable.engine import Servable
 
-__all__ = ["Loader"]
+__all__ = ["Loader", "Prepared"]
 
 
 class Loader(Protocol):
@@ -19,3 +21,20 @@ class Loader(Protocol):
 
     def load(self) -> Servable:
         """Wait until the version is loaded. `ServableError` if it cannot be; the manager may try again later."""
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A version that is all there and can be loaded."""
+
+    loader: Loader
+    memory: Mapping[str, int] = field(default_factory=dict)
+    """Bytes that it is going to take, by kind of memory: `ram`, `gpu`."""
+    capacity: Mapping[str, int] = field(default_factory=dict)
+    """Bytes that there are in all, as far as the platform knows."""
+    release: Callable[[], None] = _nothing
+    """Called once when its files are not needed any more: after it was unloaded, or could not be loaded."""

@@ -3,26 +3,40 @@
 The life of a version, as `GetModelStatus` tells it:
 
     START ──> LOADING ──> AVAILABLE ──> UNLOADING ──> END
-                 └──── failed or cancelled ──────────> END (with an error)
+      ^          └──── failed or cancelled ──────────> END (with an error)
+      └──── evicted ─────── UNLOADING
 
-Requests reach a version through the published routes while it is AVAILABLE and no longer. While a load is retried it
-stays LOADING. A version that has ended stays known, so that its status can be asked for. It starts anew when it is
-aspired again after it was not, or from another path; a failed version that stays aspired is left alone.
+A lazy version stays in START until it is asked for, and returns there when others need its memory. While LOADING, a
+version is prepared (its files are brought), then waits for memory, then is loaded; while a load is retried it stays
+LOADING. Requests reach a version through the published routes while it is AVAILABLE and no longer.
+
+A version that has ended stays known, so that its status can be asked for. It starts anew when it is aspired again after
+it was not, when it comes from another path, or, if it had failed, when its files have changed (`retry`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import logging
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from servable.errors import CancelledError, InternalError, NotFoundError, ServableError
-from servable.models.loader import Loader
+from servable.config.model_config import ModelConfig, Transition
+from servable.errors import (
+    CancelledError,
+    IncompleteError,
+    InsufficientMemoryError,
+    InternalError,
+    NotFoundError,
+    ServableError,
+)
+from servable.models.loader import Prepared
+from servable.models.memory import Admission, Memory, admission
 from servable.models.policy import Load, VersionSnapshot, next_action
 from servable.models.pool import Job, Pool
 from servable.models.source import Aspired
@@ -31,7 +45,7 @@ from servable.types import ModelRoutes, State, VersionRoute
 if TYPE_CHECKING:
     from servable.engine import Servable
 
-__all__ = ["Failure", "Manager", "Resolution", "Retries"]
+__all__ = ["Failed", "Failure", "Keeping", "Manager", "Outside", "Pools", "Resolution", "Retries"]
 
 log = logging.getLogger(__name__)
 
@@ -41,19 +55,67 @@ MAX_ENDED_VERSIONS = 100
 UNLOAD_SLICE_S = 0.1
 """How long an unload waits for requests before the next one in the queue has its turn."""
 
+MAX_ENDED_MODELS = 1000
+"""Models remembered that are not configured any more."""
+
 PERMANENT = ("FAILED_PRECONDITION", "UNIMPLEMENTED")
 """Codes of load errors that another attempt will not mend: a package is missing, an op is unknown."""
-
-Labels = Mapping[str, Mapping[str, int]]
-"""Version numbers by model and label."""
 
 
 @dataclass(frozen=True)
 class Retries:
-    """Further attempts after a load has failed."""
+    """Further attempts after a load has failed, after intervals that double until they are `interval_s`."""
 
     limit: int = 5
     interval_s: float = 60.0
+
+    def pause_s(self, attempts: int) -> float:
+        """The time between the attempt of this number, counted from 1, and the next one.
+
+        With five retries and a minute: 3.75, 7.5, 15, 30, 60 s. What mends itself mostly does so soon.
+        """
+        return self.interval_s / float(2 ** max(0, 5 - attempts))
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How a model's versions are kept."""
+
+    transition: Transition = Transition.AVAILABILITY_PRESERVING
+    lazy: bool = False
+    pinned: bool = False
+    labels: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Where the parts are run that wait: bringing files, loading, unloading."""
+
+    fetches: Pool
+    loads: Pool
+    unloads: Pool
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What the manager needs from outside. `prepare` and `stamp` are called on threads of the pool for fetching."""
+
+    prepare: Callable[[str, Aspired], Prepared]
+    """Brings the files of a version; `IncompleteError` if they are not all there yet."""
+    publish: Callable[[Mapping[str, ModelRoutes]], None]
+    """Gets the whole table of routes after every change."""
+    stamp: Callable[[str], str] = lambda path: ""
+    """A text that changes when anything in a version's folder changes."""
+    clock: Callable[[], float] = time.monotonic
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A version that could not be loaded, and what its files looked like before that was tried."""
+
+    name: str
+    goal: Aspired
+    stamp: str
 
 
 @dataclass(frozen=True)
@@ -78,74 +140,107 @@ class Resolution:
         self.patient = patient
         self.failures: tuple[Failure, ...] = ()
         """What did not become available, once resolved."""
+        self.open: dict[str, Failure | None] = dict.fromkeys(self.names)
+        """For the manager: those that are not available yet, or have failed so far."""
         self._resolved = threading.Event()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """True once every model has a version that is AVAILABLE, or none left that may become so."""
         return self._resolved.wait(timeout_s)
 
-    def resolve(self, failures: Sequence[Failure]) -> None:
-        self.failures = tuple(failures)
+    def resolve(self) -> None:
+        self.failures = tuple(failure for failure in self.open.values() if failure is not None)
         self._resolved.set()
+
+
+class _Phase(enum.Enum):
+    """How far a version is that is LOADING."""
+
+    PREPARING = "its files are brought, or it waits for the next attempt"
+    QUEUED = "it waits for memory"
+    LOADING = "it is being loaded"
 
 
 @dataclass
 class _Version:
     """What the manager knows of one version."""
 
+    name: str
     goal: Aspired
     state: State = State.START
+    phase: _Phase = _Phase.PREPARING
     aspired: bool = True
+    asked_for: bool = False
+    evicted: bool = False
     attempts: int = 0
-    retry_at: float | None = None
+    alarm: float | None = None
+    """When something is to happen: the next attempt, or the end of a failed lazy version's rest."""
+    stamp: str = ""
     error: ServableError | None = None
+    prepared: Prepared | None = None
     servable: Servable | None = None
 
-    def end(self, error: ServableError | None) -> None:
-        self.state, self.error, self.retry_at, self.servable = State.END, error, None, None
+    @property
+    def number(self) -> int:
+        return self.goal.version
 
-    def route(self) -> VersionRoute:
-        is_failed = self.state is State.END and self.error is not None
-        return VersionRoute(
-            version=self.goal.version,
-            state=self.state.name,
-            error_code=self.error.code if is_failed and self.error else "OK",
-            error_message=self.error.message if is_failed and self.error else "",
-            servable=self.servable if self.state is State.AVAILABLE else None,
-        )
+    @property
+    def memory(self) -> Mapping[str, int]:
+        return self.prepared.memory if self.prepared else {}
+
+    def let_go(self) -> None:
+        """Give back what it holds."""
+        prepared, self.prepared, self.servable = self.prepared, None, None
+        if prepared is not None:
+            prepared.release()
+
+    def end(self, error: ServableError | None) -> None:
+        self.let_go()
+        self.state, self.error, self.alarm = State.END, error, None
+
+    def __str__(self) -> str:
+        return f"{{name: {self.name} version: {self.number}}}"
 
 
 class Manager:
-    """Runs on one thread of its own (`run`); other threads leave messages with it and read what was published last.
-
-    `make_loader` makes the loader for one attempt, `publish` gets the whole table of routes after every change, `loads`
-    and `unloads` run the parts that wait.
-    """
+    """Runs on one thread of its own (`run`); other threads leave messages with it and read what was published last."""
 
     def __init__(
         self,
+        outside: Outside,
+        pools: Pools,
         *,
-        make_loader: Callable[[str, Aspired], Loader],
-        publish: Callable[[Mapping[str, ModelRoutes]], None],
-        loads: Pool,
-        unloads: Pool,
         retries: Retries,
-        clock: Callable[[], float] = time.monotonic,
+        memory: Memory | None = None,
+        usual: Keeping | None = None,
     ) -> None:
-        self._make_loader = make_loader
-        self._publish = publish
-        self._loads = loads
-        self._unloads = unloads
+        self._outside = outside
+        self._pools = pools
         self._retries = retries
-        self._clock = clock
+        self._memory = memory or Memory()
+        self._usual = usual or Keeping()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._said: dict[str, Sequence[Aspired]] = {}
+        """What was aspired last, as it was said."""
         self._goals: dict[str, Mapping[int, Aspired]] = {}
+        self._keeping: dict[str, Keeping] = {}
         self._models: dict[str, dict[int, _Version]] = {}
-        self._labels: Labels = {}
+        self._touched: set[str] = set()
+        """Models of which something has changed since the last step."""
+        self._alarms: dict[str, list[_Version]] = {}
+        self._queue: list[_Version] = []
+        """Versions that wait for memory, in the order in which they came."""
         self._watched: list[Resolution] = []
-        self._routes: Mapping[str, ModelRoutes] = {}
+        self._routes: dict[str, ModelRoutes] = {}
+        self._failed: dict[str, list[_Version]] = {}
+        self._gone: dict[str, None] = {}
+        """Models that have ended, those that ended first at the front."""
         self._jobs: list[tuple[Pool, Job]] = []
         self._closed: threading.Event | None = None
+        self.routes: Mapping[str, ModelRoutes] = {}
+        """What was published last. For any thread."""
+        self.failed: Sequence[Failed] = ()
+        """The versions that are wanted and could not be loaded. For any thread."""
 
     # For any thread.
 
@@ -153,9 +248,17 @@ class Manager:
         """These are the versions to serve of these models; other models stay as they are."""
         self._inbox.put(lambda: self._aspire(models))
 
-    def label(self, labels: Labels) -> None:
-        """These are the labels of all models."""
-        self._inbox.put(lambda: self._label(labels))
+    def configure(self, models: Sequence[ModelConfig]) -> None:
+        """These are all models: their labels, and how they are kept."""
+        self._inbox.put(lambda: self._configure(models))
+
+    def ask_for(self, name: str, version: int) -> None:
+        """There is a request for this lazy version. Asking for one that is loaded, or not to be had, does no harm."""
+        self._inbox.put(lambda: self._ask_for(name, version))
+
+    def retry(self, name: str, version: int) -> None:
+        """Try this version again if it has failed: its files have changed."""
+        self._inbox.put(lambda: self._retry(name, version))
 
     def watch(self, names: Iterable[str], *, patient: bool) -> Resolution:
         """Ask for word when these models are available or have failed. What was aspired before counts.
@@ -163,7 +266,7 @@ class Manager:
         A model without any version may get one some time, if `patient`; else it has failed.
         """
         resolution = Resolution(names, patient=patient)
-        self._inbox.put(lambda: self._watched.append(resolution))
+        self._inbox.put(lambda: self._watch(resolution))
         return resolution
 
     def close(self) -> threading.Event:
@@ -172,11 +275,6 @@ class Manager:
         self._inbox.put(lambda: self._close(closed))
         return closed
 
-    @property
-    def routes(self) -> Mapping[str, ModelRoutes]:
-        """What was published last."""
-        return self._routes
-
     # For the one thread that owns the manager.
 
     def run(self) -> None:
@@ -184,205 +282,467 @@ class Manager:
         while self._closed is None or not self._closed.is_set():
             try:
                 with contextlib.suppress(queue.Empty):
-                    self._inbox.get(timeout=self._until_retry())()
+                    self._inbox.get(timeout=self._until_alarm())()
                 self.process()
             except Exception:
                 log.exception("The manager of models failed to take a step; this is a bug")
 
     def process(self) -> None:
         """Deal with everything that has arrived or is due."""
-        self._advance()
+        self._ring()
         while not self._inbox.empty():
             self._inbox.get()()
-            self._advance()
+        self._advance()
 
-    def _until_retry(self) -> float | None:
-        times = [v.retry_at for versions in self._models.values() for v in versions.values() if v.retry_at is not None]
-        return max(0.0, min(times) - self._clock()) if times else None
+    def _until_alarm(self) -> float | None:
+        alarms = [v.alarm for versions in self._alarms.values() for v in versions if v.alarm is not None]
+        return max(0.0, min(alarms) - self._outside.clock()) if alarms else None
+
+    def _ring(self) -> None:
+        """Do what is due."""
+        now = self._outside.clock()
+        due = [v for versions in self._alarms.values() for v in versions if v.alarm is not None and v.alarm <= now]
+        for version in due:
+            version.alarm = None
+            self._touch(version)
+            if version.state is State.LOADING:
+                if version.error is not None:
+                    log.info("Retrying of Loading servable: %s retry: %s", version, version.attempts)
+                self._prepare(version)
+            elif version.state is State.END:
+                version.state, version.error, version.asked_for = State.START, None, False
 
     # Messages.
 
     def _aspire(self, models: Mapping[str, Sequence[Aspired]]) -> None:
         if self._closed is None:
             for name, goals in models.items():
-                self._goals[name] = {goal.version: goal for goal in goals}
+                if self._said.get(name) is goals:
+                    continue  # by far the most frequent case, a thousand times a second with a thousand models
+                self._said[name] = goals
+                by_number = {goal.version: goal for goal in goals}
+                if self._goals.get(name) != by_number:
+                    self._goals[name] = by_number
+                    self._reconcile(name)
 
-    def _label(self, labels: Labels) -> None:
-        self._labels = labels
+    def _configure(self, models: Sequence[ModelConfig]) -> None:
+        before, usual = self._keeping, self._usual
+        self._keeping = {
+            model.name: Keeping(
+                transition=model.transition or usual.transition,
+                lazy=usual.lazy if model.lazy is None else model.lazy,
+                pinned=model.pinned,
+                labels=model.labels,
+            )
+            for model in models
+        }
+        names = self._keeping.keys() | before.keys()
+        self._touched |= {name for name in names if self._keeping.get(name) != before.get(name)}
+
+    def _ask_for(self, name: str, number: int) -> None:
+        version = self._models.get(name, {}).get(number)
+        if version is not None and not version.asked_for:
+            version.asked_for = True
+            self._touch(version)
+
+    def _retry(self, name: str, number: int) -> None:
+        version = self._models.get(name, {}).get(number)
+        if version is None or not version.aspired or version.error is None:
+            return
+        if version.state is State.END:
+            log.info("The files of %s have changed: it is tried again", version)
+            self._renew(version)
+        elif version.state is State.LOADING and version.alarm is not None:
+            version.alarm = self._outside.clock()
+            self._ring()
+
+    def _watch(self, resolution: Resolution) -> None:
+        self._watched.append(resolution)
+        self._touched.update(resolution.names)
 
     def _close(self, closed: threading.Event) -> None:
-        self._goals = {name: {} for name in self._goals}
+        self._said.clear()
+        for name in self._goals:
+            self._goals[name] = {}
+            self._reconcile(name)
         self._closed = closed
 
-    def _loaded(self, name: str, version: _Version, servable: Servable) -> None:
+    # What the pools have to tell.
+
+    def _brought(self, version: _Version, stamp: str, prepared: Prepared) -> None:
+        self._touch(version)
+        version.stamp, version.prepared = stamp, prepared
+        version.phase = _Phase.QUEUED
+        self._queue.append(version)
+
+    def _not_brought(self, version: _Version, stamp: str, error: ServableError) -> None:
+        version.stamp = stamp
+        if isinstance(error, IncompleteError) and version.aspired:
+            self._touch(version)
+            if version.attempts == 1 and version.error is None:
+                log.info("%s is not complete yet: %s", version, error.message)
+            version.attempts -= 1  # it was none
+            version.alarm = self._outside.clock() + error.retry_after_s
+        else:
+            self._load_failed(version, error)
+
+    def _loaded(self, version: _Version, servable: Servable) -> None:
+        self._touch(version)
         version.servable = servable
         if version.aspired:
-            log.info("Successfully loaded servable version %s", _id(name, version))
-            version.state = State.AVAILABLE
+            log.info("Successfully loaded servable version %s", version)
+            version.state, version.error, version.attempts = State.AVAILABLE, None, 0
         else:
-            self._unload(name, version, CancelledError("Loading of servable cancelled"))
+            self._unload(version, CancelledError("Loading of servable cancelled"))
 
-    def _load_failed(self, name: str, version: _Version, error: ServableError) -> None:
-        log.warning("Loading servable: %s failed: %s", _id(name, version), error.status)
-        version.error = error
-        is_last = version.attempts > self._retries.limit or error.code in PERMANENT
-        if version.aspired and not is_last:
-            version.retry_at = self._clock() + self._retries.interval_s
-        else:
-            log.error("Servable %s cannot be loaded: %s", _id(name, version), error.status)
-            version.end(error)
-
-    def _not_loaded(self, name: str, version: _Version) -> None:
-        """Its turn to load came when it was not wanted."""
-        if version.aspired:
-            self._load(name, version)
-        else:
-            version.end(CancelledError("Loading of servable cancelled"))
-
-    def _unloaded(self, name: str, version: _Version, error: ServableError | None) -> None:
-        log.info("Done unloading servable version %s", _id(name, version))
+    def _load_failed(self, version: _Version, error: ServableError) -> None:
+        log.warning("Loading servable: %s failed: %s", version, error.status)
+        self._touch(version)
+        is_full = isinstance(error, InsufficientMemoryError)
+        is_last = version.attempts > self._retries.limit or error.code in PERMANENT or is_full
+        if version.aspired and not is_last and not self._is_lazy(version):
+            version.let_go()
+            version.phase = _Phase.PREPARING
+            version.error = error
+            version.alarm = self._outside.clock() + self._retries.pause_s(version.attempts)
+            return
+        log.error("Servable %s cannot be loaded: %s", version, error.status)
         version.end(error)
+        if version.aspired and is_full:
+            version.alarm = self._outside.clock() + self._retries.interval_s  # others may have gone by then
+        elif version.aspired and self._is_lazy(version):
+            # Who asks meanwhile is told of the error; who asks later has it tried again.
+            version.alarm = self._outside.clock() + self._retries.pause_s(version.attempts)
+
+    def _unloaded(self, version: _Version, error: ServableError | None) -> None:
+        log.info("Done unloading servable version %s", version)
+        self._touch(version)
+        if version.evicted and version.aspired and error is None:
+            version.let_go()
+            version.state, version.evicted = State.START, False
+        else:
+            version.end(error)
+        for other in [other for versions in self._failed.values() for other in versions]:
+            if isinstance(other.error, InsufficientMemoryError) and not self._is_lazy(other):
+                log.info("There is more room now: %s is tried again", other)
+                self._renew(other)
 
     # Steps.
 
     def _advance(self) -> None:
         """Compare what is with what should be, take every step that is possible, and tell everybody."""
-        for name, goals in self._goals.items():
-            versions = self._models.setdefault(name, {})
-            _reconcile(versions, goals)
-            _forget(versions)
-            self._retry(name, versions)
-            self._act(name, versions)
-        self._publish_changes()
+        for name in self._touched & self._goals.keys():
+            self._reconcile(name)
+            _forget_versions(self._models[name])
+            self._act(name, self._models[name])
+        self._admit_queued()
+        self._forget_models()
+        touched, self._touched = self._touched, set()
+        self._publish_changes(touched)
         # After publishing: LOADING is told before a load begins, and nobody reaches a version that is being unloaded.
         jobs, self._jobs = self._jobs, []
         for pool, job in jobs:
             pool.submit(job)
-        self._resolve()
+        self._resolve(touched)
 
-    def _retry(self, name: str, versions: Mapping[int, _Version]) -> None:
-        now = self._clock()
-        for version in versions.values():
-            if version.retry_at is not None and version.retry_at <= now:
-                log.info("Retrying of Loading servable: %s retry: %s", _id(name, version), version.attempts)
-                self._load(name, version)
+    def _reconcile(self, name: str) -> None:
+        """Take on the versions that are newly aspired, and let go of those that are not any more."""
+        versions, goals = self._models.setdefault(name, {}), self._goals[name]
+        self._touched.add(name)
+        for number in versions.keys() - goals.keys():
+            version = versions[number]
+            version.aspired = False
+            if version.state is State.START:
+                del versions[number]
+            elif version.alarm is not None:
+                version.end(version.error)
+        for number, goal in goals.items():
+            known = versions.get(number)
+            if known is None or (known.state is State.END and not (known.aspired and known.goal == goal)):
+                versions[number] = _Version(name, goal)
+            elif known.state is State.START:
+                known.goal = goal
+            elif known.state is State.LOADING and known.alarm is not None and known.goal != goal:
+                versions[number] = _Version(name, goal)
+            elif known.state in (State.LOADING, State.AVAILABLE):
+                known.aspired = True
+
+    def _forget_models(self) -> None:
+        for name in self._touched & self._models.keys():
+            self._gone.pop(name, None)
+            if not self._goals[name] and all(v.state is State.END for v in self._models[name].values()):
+                self._gone[name] = None
+        for name in list(self._gone)[:-MAX_ENDED_MODELS]:
+            del self._gone[name], self._models[name], self._goals[name]
+            self._said.pop(name, None)
+            self._touched.add(name)
 
     def _act(self, name: str, versions: Mapping[int, _Version]) -> None:
         """Take the steps that the policy asks for."""
-        while action := next_action([VersionSnapshot(n, v.state, v.aspired) for n, v in versions.items()]):
+        transition = self._keeping.get(name, self._usual).transition
+        while action := next_action([self._snapshot(version) for version in versions.values()], transition):
             version = versions[action.version]
             if isinstance(action, Load):
-                log.info("Loading servable version %s", _id(name, version))
-                self._load(name, version)
+                log.info("Loading servable version %s", version)
+                version.state = State.LOADING
+                self._prepare(version)
             else:
-                log.info("Quiescing servable version %s", _id(name, version))
-                self._unload(name, version, None)
+                log.info("Quiescing servable version %s", version)
+                self._unload(version, None)
 
-    def _load(self, name: str, version: _Version) -> None:
-        version.state = State.LOADING
+    def _snapshot(self, version: _Version) -> VersionSnapshot:
+        asked_for = version.asked_for or not self._is_lazy(version)
+        return VersionSnapshot(version.number, version.state, version.aspired, asked_for)
+
+    def _is_lazy(self, version: _Version) -> bool:
+        return self._keeping.get(version.name, self._usual).lazy
+
+    def _prepare(self, version: _Version) -> None:
+        version.phase = _Phase.PREPARING
         version.attempts += 1
-        version.retry_at = None
+        outside = self._outside
+
+        def job() -> None:
+            if not version.aspired:  # read on another thread: at worst one look too many
+                self._inbox.put(lambda: self._not_wanted(version))
+                return
+            stamp = ""
+            try:
+                stamp = outside.stamp(version.goal.path)  # first: what changes from here on is a reason to try again
+                prepared = outside.prepare(version.name, version.goal)
+            except Exception as error:
+                failure = _domain_error(error)
+                self._inbox.put(lambda: self._not_brought(version, stamp, failure))
+            else:
+                self._inbox.put(lambda: self._brought(version, stamp, prepared))
+
+        self._jobs.append((self._pools.fetches, job))
+
+    def _not_wanted(self, version: _Version) -> None:
+        """Its turn came when it was not wanted; by now it may be."""
+        self._touch(version)
+        if version.aspired and version.prepared is None:
+            version.attempts -= 1
+            self._prepare(version)
+        elif version.aspired:
+            self._load(version)
+        else:
+            version.end(CancelledError("Loading of servable cancelled"))
+
+    def _admit_queued(self) -> None:
+        """Begin to load what there is room for. What waits for memory is not overtaken, or it might wait for ever."""
+        while self._queue:
+            version = self._queue[0]
+            if not version.aspired:
+                self._queue.pop(0)
+                version.end(CancelledError("Loading of servable cancelled"))
+                continue
+            decision, reason = self._admission(version)
+            if decision is Admission.EVICT:
+                self._evict_one()
+                continue
+            if decision is Admission.WAIT:
+                return
+            self._queue.pop(0)
+            if decision is Admission.ADMIT:
+                log.info("Approving load for servable version %s", version)
+                self._load(version)
+            else:
+                message = f"Insufficient resources to load servable {version}: {reason}{self._hint(version)}"
+                self._load_failed(version, InsufficientMemoryError(message))
+
+    def _admission(self, version: _Version) -> tuple[Admission, str]:
+        if not any(version.memory.values()):
+            return Admission.ADMIT, ""
+        others: dict[str, list[Mapping[str, int]]] = {"staying": [], "coming": [], "leaving": [], "evictable": []}
+        for known in self._all_versions():
+            if known.prepared is None or known is version:
+                continue
+            if known.state is State.UNLOADING:
+                kind = "leaving"
+            elif known.state is State.AVAILABLE:
+                kind = "evictable" if self._is_evictable(known) else "staying"
+            elif known.phase is _Phase.LOADING:
+                kind = "coming"
+            else:
+                continue  # waits for memory itself
+            others[kind].append(known.memory)
+        capacity = version.prepared.capacity if version.prepared else {}
+        memory = replace(self._memory, limits={**capacity, **self._memory.limits})
+        return admission(memory, version.memory, **others)
+
+    def _hint(self, version: _Version) -> str:
+        """What would make room, if that is easy to say."""
+        keeping = self._keeping.get(version.name, self._usual)
+        old = [v.number for v in self._models[version.name].values() if v.state is State.AVAILABLE and not v.aspired]
+        if old and keeping.transition is Transition.AVAILABILITY_PRESERVING:
+            return f". With the transition RESOURCE_PRESERVING, version {old[0]} would be unloaded first"
+        return ""
+
+    def _is_evictable(self, version: _Version) -> bool:
+        keeping = self._keeping.get(version.name, self._usual)
+        return keeping.lazy and not keeping.pinned and version.aspired and version.servable is not None
+
+    def _evict_one(self) -> None:
+        """Unload the lazy version that has not been used for the longest time."""
+        candidates = [v for v in self._all_versions() if v.state is State.AVAILABLE and self._is_evictable(v)]
+        version = max(candidates, key=lambda v: v.servable.idle_s if v.servable else 0.0)
+        log.info("Unloading %s, which is the least recently used, to make room", version)
+        version.evicted, version.asked_for = True, False
+        self._unload(version, None)
+
+    def _all_versions(self) -> Iterable[_Version]:
+        return (version for versions in self._models.values() for version in versions.values())
+
+    def _load(self, version: _Version) -> None:
+        version.phase = _Phase.LOADING
+        prepared = version.prepared
+        if prepared is None:
+            raise AssertionError(f"{version} is loaded before it is prepared: this is a bug")
 
         def job() -> None:
             if not version.aspired:  # read on another thread: at worst one load too many
-                self._inbox.put(lambda: self._not_loaded(name, version))
+                self._inbox.put(lambda: self._not_wanted(version))
                 return
             try:
-                servable = self._make_loader(name, version.goal).load()
+                servable = prepared.loader.load()
             except Exception as error:
                 failure = _domain_error(error)
-                self._inbox.put(lambda: self._load_failed(name, version, failure))
+                self._inbox.put(lambda: self._load_failed(version, failure))
             else:
-                self._inbox.put(lambda: self._loaded(name, version, servable))
+                self._inbox.put(lambda: self._loaded(version, servable))
 
-        self._jobs.append((self._loads, job))
+        self._jobs.append((self._pools.loads, job))
 
-    def _unload(self, name: str, version: _Version, outcome: ServableError | None) -> None:
+    def _unload(self, version: _Version, outcome: ServableError | None) -> None:
         """Let the version end with `outcome`, when no request uses it any more."""
         servable = version.servable
         version.state = State.UNLOADING
+        self._touch(version)
 
         def job() -> None:
             error = outcome
             try:
                 if servable is not None and not servable.unload(UNLOAD_SLICE_S):
-                    self._unloads.submit(job)  # still in use; others have their turn meanwhile
+                    self._pools.unloads.submit(job)  # still in use; others have their turn meanwhile
                     return
             except Exception as failure:
                 error = _domain_error(failure)
-            self._inbox.put(lambda: self._unloaded(name, version, error))
+            self._inbox.put(lambda: self._unloaded(version, error))
 
-        self._jobs.append((self._unloads, job))
+        self._jobs.append((self._pools.unloads, job))
 
-    def _publish_changes(self) -> None:
-        routes = {
-            name: ModelRoutes(
-                versions=tuple(versions[number].route() for number in sorted(versions, reverse=True)),
-                labels=self._labels.get(name, {}),
-            )
-            for name, versions in self._models.items()
-            if versions
-        }
-        if routes != self._routes:
-            self._publish(routes)
-            self._routes = routes
+    def _renew(self, version: _Version) -> None:
+        """Let a version that has ended start anew."""
+        if version.state is State.END:
+            self._models[version.name][version.number] = _Version(version.name, version.goal)
+            self._touch(version)
 
-    def _resolve(self) -> None:
+    def _touch(self, version: _Version) -> None:
+        self._touched.add(version.name)
+
+    # Telling.
+
+    def _publish_changes(self, touched: Iterable[str]) -> None:
+        is_changed = False
+        for name in touched:
+            versions = self._models.get(name, {})
+            self._note(name, versions)
+            routes = self._model_routes(name, versions)
+            if routes != self._routes.get(name):
+                is_changed = True
+                if routes is None:
+                    del self._routes[name]
+                else:
+                    self._routes[name] = routes
+        if is_changed:
+            table = dict(self._routes)
+            self._outside.publish(table)
+            self.routes = table
+
+    def _model_routes(self, name: str, versions: Mapping[int, _Version]) -> ModelRoutes | None:
+        if not versions:
+            return None
+        keeping = self._keeping.get(name, self._usual)
+        # While an old version serves, what replaces it is not waited for.
+        is_replaced = any(v.state is State.AVAILABLE and not v.aspired for v in versions.values())
+        on_demand = keeping.lazy and not is_replaced
+        return ModelRoutes(
+            versions=tuple(_route(versions[number], on_demand) for number in sorted(versions, reverse=True)),
+            labels=keeping.labels,
+        )
+
+    def _note(self, name: str, versions: Mapping[int, _Version]) -> None:
+        """Keep the lists of alarms and of failures."""
+        alarms = [version for version in versions.values() if version.alarm is not None]
+        _put(self._alarms, name, alarms)
+        failed = [
+            v for v in versions.values() if v.aspired and v.error and (v.state is State.END or v.alarm is not None)
+        ]
+        if _put(self._failed, name, failed):
+            self.failed = tuple(Failed(v.name, v.goal, v.stamp) for versions in self._failed.values() for v in versions)
+
+    def _resolve(self, touched: Iterable[str]) -> None:
         waiting = []
         for resolution in self._watched:
-            outcomes = [self._outcome(name, resolution.patient) for name in resolution.names]
-            if None in outcomes:
+            for name in resolution.open.keys() & touched:
+                outcome = self._outcome(name, resolution.patient)
+                if outcome == "available":
+                    del resolution.open[name]
+                else:
+                    resolution.open[name] = outcome
+            if None in resolution.open.values():
                 waiting.append(resolution)
             else:
-                resolution.resolve([outcome for outcome in outcomes if isinstance(outcome, Failure)])
+                resolution.resolve()
         self._watched = waiting
         if self._closed is not None and all(
-            version.state is State.END for versions in self._models.values() for version in versions.values()
+            version.state in (State.END, State.START) for version in self._all_versions()
         ):
             self._closed.set()
 
     def _outcome(self, name: str, patient: bool) -> Failure | Literal["available"] | None:
         """What has become of a model; `None` while that is open.
 
-        It is available as soon as one of its aspired versions is, whatever becomes of the others.
+        It is available as soon as one of its aspired versions is, or can be asked for, whatever becomes of the others.
         """
         if not self._goals.get(name) and not patient:
             return Failure(name, None, NotFoundError("no version was found under its base path"))
         wanted = [version for version in self._models.get(name, {}).values() if version.aspired]
-        if any(version.state is State.AVAILABLE for version in wanted):
+        if any(version.state is State.AVAILABLE or not self._snapshot(version).asked_for for version in wanted):
             return "available"
         if not wanted or any(version.state is not State.END for version in wanted):
             return None
-        newest = max(wanted, key=lambda version: version.goal.version)
-        return Failure(name, newest.goal.version, newest.error or InternalError("ended without an error"))
+        newest = max(wanted, key=lambda version: version.number)
+        return Failure(name, newest.number, newest.error or InternalError("ended without an error"))
 
 
-def _reconcile(versions: dict[int, _Version], goals: Mapping[int, Aspired]) -> None:
-    """Take on the versions that are newly aspired, and let go of those that are not any more."""
-    for number in versions.keys() - goals.keys():
-        version = versions[number]
-        version.aspired = False
-        if version.state is State.START:
-            del versions[number]
-        elif version.retry_at is not None:
-            version.end(version.error)
-    for number, goal in goals.items():
-        known = versions.get(number)
-        if known is None or (known.state is State.END and not (known.aspired and known.goal == goal)):
-            versions[number] = _Version(goal)
-        elif known.state in (State.LOADING, State.AVAILABLE):
-            known.aspired = True
+def _route(version: _Version, on_demand: bool) -> VersionRoute:
+    is_failed = version.state is State.END and version.error is not None
+    is_there = version.state is State.AVAILABLE
+    return VersionRoute(
+        version=version.number,
+        state=version.state.name,
+        error_code=version.error.code if is_failed and version.error else "OK",
+        error_message=version.error.message if is_failed and version.error else "",
+        servable=version.servable if is_there else None,
+        on_demand=on_demand and version.aspired and not is_there,
+    )
 
 
-def _forget(versions: dict[int, _Version]) -> None:
+def _forget_versions(versions: dict[int, _Version]) -> None:
     ended = sorted(number for number, version in versions.items() if version.state is State.END and not version.aspired)
     for number in ended[:-MAX_ENDED_VERSIONS]:
         del versions[number]
 
 
+def _put(lists: dict[str, list[_Version]], name: str, versions: list[_Version]) -> bool:
+    """Whether there was, or is, anything."""
+    was_there = lists.pop(name, None) is not None
+    if versions:
+        lists[name] = versions
+    return was_there or bool(versions)
+
+
 def _domain_error(error: Exception) -> ServableError:
     return error if isinstance(error, ServableError) else InternalError(f"{type(error).__name__}: {error}")
-
-
-def _id(name: str, version: _Version) -> str:
-    return f"{{name: {name} version: {version.goal.version}}}"

@@ -1,10 +1,11 @@
-"""The order of loading and unloading: a model stays available while its versions change."""
+"""The order of loading and unloading while a model's versions change."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from servable.config.model_config import Transition
 from servable.types import State
 
 __all__ = ["Action", "Load", "Unload", "VersionSnapshot", "next_action"]
@@ -17,6 +18,8 @@ class VersionSnapshot:
     version: int
     state: State
     aspired: bool
+    asked_for: bool = True
+    """False: it is to be loaded with its first request, and there was none."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +35,43 @@ class Unload:
 Action = Load | Unload
 
 
-def next_action(versions: Sequence[VersionSnapshot]) -> Action | None:
-    """Pick the one step that brings us nearer to the aspired versions without losing availability.
+def next_action(
+    versions: Sequence[VersionSnapshot], transition: Transition = Transition.AVAILABILITY_PRESERVING
+) -> Action | None:
+    """Pick the one step that brings us nearer to the aspired versions, in the order that `transition` asks for.
 
-    Pure: same snapshots, same answer. The manager calls it again after every state change. At most one version that
-    is no longer wanted is kept, and only until a wanted one is available.
+    Pure: same snapshots, same answer. The manager calls it again after every state change.
     """
-    surplus = [v.version for v in versions if v.state is State.AVAILABLE and not v.aspired]
+    if transition is Transition.RESOURCE_PRESERVING:
+        return _unload_first(versions)
+    return _load_first(versions)
+
+
+def _load_first(versions: Sequence[VersionSnapshot]) -> Action | None:
+    """At most one version that is no longer wanted is kept, and only until a wanted one is available."""
+    surplus = _surplus(versions)
     wanted = [v for v in versions if v.aspired]
     is_served = any(v.state is State.AVAILABLE for v in wanted)
     if surplus and (not wanted or is_served or len(surplus) > 1):
         return Unload(min(surplus))
-    fresh = [v.version for v in wanted if v.state is State.START]
+    # A model that is in use goes on being served: what replaces it need not be asked for.
+    return _load(versions, unasked=bool(surplus))
+
+
+def _unload_first(versions: Sequence[VersionSnapshot]) -> Action | None:
+    """Nothing is loaded before all that is no longer wanted has gone."""
+    surplus = _surplus(versions)
+    if surplus:
+        return Unload(min(surplus))
+    if any(v.state in (State.LOADING, State.UNLOADING) for v in versions if not v.aspired):
+        return None
+    return _load(versions, unasked=False)
+
+
+def _surplus(versions: Sequence[VersionSnapshot]) -> list[int]:
+    return [v.version for v in versions if v.state is State.AVAILABLE and not v.aspired]
+
+
+def _load(versions: Sequence[VersionSnapshot], *, unasked: bool) -> Load | None:
+    fresh = [v.version for v in versions if v.aspired and v.state is State.START and (v.asked_for or unasked)]
     return Load(max(fresh)) if fresh else None

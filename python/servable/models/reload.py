@@ -87,7 +87,7 @@ class Reloader:
         for model in models:
             log.info(" (Re-)adding model: %s", model.name)
         self._models = tuple(models)
-        self._manager.label({model.name: model.labels for model in models})
+        self._manager.configure(models)
         self._source.replace(models)
         log.info("Finished adding/updating models")
 

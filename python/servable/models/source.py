@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from servable.config.model_config import Latest, ModelConfig, Policy, Specific
 
-__all__ = ["Aspired", "FileSystemSource", "VersionFolder", "aspired", "folders_in", "versions_in"]
+__all__ = ["Aspired", "FileSystemSource", "VersionFolder", "aspired", "children_of", "versions_in"]
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,15 @@ class Aspired:
     platform: str = "tensorflow"
 
 
+@dataclass(frozen=True)
+class _Finding:
+    """What a model's policy made of the children of its base path."""
+
+    model: ModelConfig
+    children: Sequence[str]
+    goals: Sequence[Aspired]
+
+
 def versions_in(children: Iterable[str]) -> list[VersionFolder]:
     """The versions among the names of a folder's children, ordered by name.
 
@@ -56,32 +65,39 @@ def aspired(policy: Policy, found: Sequence[VersionFolder]) -> list[VersionFolde
     return list(by_number.values())
 
 
-def folders_in(path: str) -> list[str]:
-    """The names of the folders in a folder. `OSError` if it cannot be read."""
-    with os.scandir(path) as entries:
-        return [entry.name for entry in entries if entry.is_dir()]
+def children_of(path: str) -> list[str]:
+    """The names of what is in a folder. `OSError` if it cannot be read.
+
+    A file whose name is a number counts as a version as well, whose load fails: that is easier to notice than nothing.
+    """
+    return os.listdir(path)
 
 
 class FileSystemSource:
     """Scans the base paths of the configured models and announces what should be served.
 
     `announce` gets whole lists: the versions of every model that was scanned, none for models that are gone. A model
-    whose base path cannot be read is left out, so that it keeps what it has; the others do not suffer.
+    whose base path cannot be read is left out, so that it keeps what it has; the others do not suffer. While nothing
+    has changed, a model's list is the same object again: with a thousand models, comparing costs more than looking.
     """
 
     def __init__(
         self,
         announce: Callable[[Mapping[str, Sequence[Aspired]]], None],
         *,
-        folders: Callable[[str], Iterable[str]] = folders_in,
+        folders: Callable[[str], Iterable[str]] = children_of,
         enabled: bool = True,
+        keep_last: bool = False,
     ) -> None:
+        """With `keep_last`, a base path without versions does not unload what is served."""
         self._announce = announce
         self._folders = folders
         self._enabled = enabled
+        self._keep_last = keep_last
         self._scanning = threading.Lock()  # guards what follows, and the order of announcements
         self._models: tuple[ModelConfig, ...] = ()
         self._remarks: dict[str, list[str]] = {}
+        self._findings: dict[str, _Finding] = {}
 
     def replace(self, models: Sequence[ModelConfig]) -> None:
         """Scan these models from now on, beginning at once, and let go of the others."""
@@ -89,6 +105,8 @@ class FileSystemSource:
             gone = {model.name for model in self._models} - {model.name for model in models}
             self._models = tuple(models)
             self._remarks = {model.name: self._remarks.get(model.name, []) for model in models}
+            for name in gone:
+                self._findings.pop(name, None)
             self._scan(dict.fromkeys(gone, ()))
 
     def scan(self) -> None:
@@ -96,29 +114,35 @@ class FileSystemSource:
         with self._scanning:
             self._scan({})
 
-    def run(self, period_s: float, stopped: threading.Event) -> None:
-        """Scan once per period until `stopped`."""
-        while not stopped.wait(period_s):
-            try:
-                self.scan()
-            except Exception:
-                log.exception("A scan for versions failed; the next one is in %s s", period_s)
-
     def _scan(self, announcement: dict[str, Sequence[Aspired]]) -> None:
         for model in self._models if self._enabled else ():
             try:
-                found = versions_in(self._folders(model.base_path))
+                children = self._folders(model.base_path)
             except OSError as error:
+                self._findings.pop(model.name, None)
                 problem = f"Could not find base path {model.base_path} for servable {model.name} with error "
                 self._remark(model, [problem + (error.strerror or str(error))])
                 continue
-            chosen = aspired(model.policy, found)
-            self._remark(model, _remarks(model, found, chosen))
-            announcement[model.name] = [
-                Aspired(folder.version, os.path.join(model.base_path, folder.name), model.platform) for folder in chosen
-            ]
+            finding = self._findings.get(model.name)
+            if finding is None or finding.model is not model or finding.children != children:
+                finding = self._findings[model.name] = self._find(model, children)
+            if finding.goals or not self._keep_last:
+                announcement[model.name] = finding.goals
         if announcement:
             self._announce(announcement)
+
+    def _find(self, model: ModelConfig, children: Iterable[str]) -> _Finding:
+        children = list(children)
+        found = versions_in(children)
+        chosen = aspired(model.policy, found)
+        remarks = _remarks(model, found, chosen)
+        if not chosen and self._keep_last:
+            remarks.append(f"Refusing to unload all versions for Servable: {model.name}")
+        self._remark(model, remarks)
+        goals = [
+            Aspired(folder.version, os.path.join(model.base_path, folder.name), model.platform) for folder in chosen
+        ]
+        return _Finding(model, children, goals)
 
     def _remark(self, model: ModelConfig, remarks: list[str]) -> None:
         """Log what is remarkable about a model, once for as long as it stays the same."""
@@ -151,3 +175,22 @@ def _remarks(model: ModelConfig, found: Sequence[VersionFolder], chosen: Sequenc
             if version not in by_number
         ]
     return remarks
+
+
+def size_of(folder: str) -> int:
+    """Bytes of all files in a folder and below it."""
+    return sum(
+        os.path.getsize(os.path.join(path, name))
+        for path, _, names in os.walk(folder, followlinks=True)
+        for name in names
+    )
+
+
+def stamp(folder: str) -> str:
+    """A text that changes when anything in a folder changes; empty if it is gone."""
+    lines = []
+    for path, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            status = os.stat(os.path.join(path, name))
+            lines.append(f"{path}/{name} {status.st_size} {status.st_mtime_ns}")
+    return "\n".join(sorted(lines))

@@ -38,6 +38,14 @@ class Platform(Protocol):
         FAILED_PRECONDITION or UNIMPLEMENTED if another attempt cannot succeed either.
         """
 
+    def memory(self, size_bytes: int) -> Mapping[str, int]:
+        """Estimate of the memory that a version with files of this size takes, by kind: `ram`, `gpu`."""
+
+    def capacity(self) -> Mapping[str, int]:
+        """Memory that there is in all, by kind, as far as the platform knows. May take a second; called on threads of
+        the pool for fetching.
+        """
+
 
 class PlatformFactory(Protocol):
     def __call__(self, settings: PlatformSettings) -> Platform: ...

@@ -6,11 +6,11 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from servable.errors import FailedPreconditionError, ServableError
+from servable.errors import FailedPreconditionError, NotFoundError, ServableError
 from servable.platforms.base import PlatformSettings
 from servable.platforms.ops import OpPackage, missing_op, package_of
 
@@ -26,7 +26,12 @@ if sys.platform != "darwin":
     LIBRARIES = ("libtensorflow_framework.so.2", "libtensorflow_cc.so.2")
 """The framework, and the library with the C API; both lie in the package's folder."""
 
+SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
+
 WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
+
+RAM_ESTIMATE = 1.2
+"""Memory that a version takes, as a multiple of the size of its files: TensorFlow Serving's figure."""
 
 INSTALL = "pip install 'servable[tensorflow-cpu]', or 'servable[tensorflow]' for GPUs"
 
@@ -67,9 +72,23 @@ class TensorFlowPlatform:
         self._opening = threading.Lock()  # guards what follows; held while libraries are loaded
         self._runtime: Runtime | None = None
         self._registered: set[str] = set()
+        self._capacity: Mapping[str, int] | None = None
 
     def loader(self, name: str, version: int, path: str) -> SavedModelLoader:
         return SavedModelLoader(self, name, version, path)
+
+    def memory(self, size_bytes: int) -> Mapping[str, int]:
+        """In RAM, where there is a GPU also there: that is where its variables are."""
+        return {"ram": int(size_bytes * RAM_ESTIMATE), **dict.fromkeys(self.capacity(), size_bytes)}
+
+    def capacity(self) -> Mapping[str, int]:
+        runtime = self._open()
+        with self._opening:
+            if self._capacity is None:
+                devices = runtime.devices(self._settings.session.config)
+                gpus = [memory for kind, memory in devices if kind == "GPU"]
+                self._capacity = {"gpu": sum(gpus)} if gpus else {}
+            return self._capacity
 
     def load(self, name: str, version: int, path: str) -> Servable:
         """Load a SavedModel, with the ops of those installed packages that it turns out to need."""
@@ -81,6 +100,11 @@ class TensorFlowPlatform:
                 break
             except self._engine_error as error:
                 op = missing_op(error.message)
+                if op is None and error.code == NotFoundError.code and not _has_saved_model(path):
+                    raise NotFoundError(
+                        "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
+                        f"`{SAVED_MODEL_FILES[0]}`)\nSpecified file path: {path}"
+                    ) from error
                 if op is None or op in registered:
                     place = "" if path in error.message else f"; the SavedModel is in {path}"
                     raise ServableError(error.message + place, code=error.code) from error
@@ -151,6 +175,10 @@ class TensorFlowPlatform:
                     f"Op type not registered '{op}'. It comes with {package.pip_name}, but the library {library} does "
                     f"not load with TensorFlow {runtime.version}; install the version made for it. {error.message}"
                 ) from error
+
+
+def _has_saved_model(folder: str) -> bool:
+    return any(os.path.exists(os.path.join(folder, file)) for file in SAVED_MODEL_FILES)
 
 
 class SavedModelLoader:

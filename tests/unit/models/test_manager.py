@@ -4,9 +4,20 @@ from collections.abc import Callable, Mapping
 from typing import cast
 
 import pytest
-from servable.errors import FailedPreconditionError, NotFoundError, ServableError
-from servable.models.loader import Loader
-from servable.models.manager import MAX_ENDED_VERSIONS, Manager, Resolution, Retries
+from servable.config.model_config import ModelConfig, Transition
+from servable.errors import FailedPreconditionError, IncompleteError, NotFoundError, ServableError
+from servable.models.loader import Loader, Prepared
+from servable.models.manager import (
+    MAX_ENDED_MODELS,
+    MAX_ENDED_VERSIONS,
+    Keeping,
+    Manager,
+    Outside,
+    Pools,
+    Resolution,
+    Retries,
+)
+from servable.models.memory import Memory
 from servable.models.source import Aspired
 from servable.types import ModelRoutes
 
@@ -16,21 +27,33 @@ from tests.unit.fakes import FakeClock, FakePool, FakeServable, statuses
 class World:
     """A manager with everything around it faked. `events` has what happened, in order."""
 
-    def __init__(self, retries: int = 0) -> None:
+    def __init__(self, retries: int = 0, *, limit: int = 0, usual: Keeping | None = None) -> None:
         self.events: list[str] = []
         self.errors: dict[str, ServableError] = {}
         self.while_loading: Callable[[], None] = lambda: None
         self.clock = FakeClock()
+        self.fetches = FakePool()
         self.loads = FakePool()
         self.unloads = FakePool()
         self.routes: Mapping[str, ModelRoutes] = {}
+        self.incomplete: set[str] = set()
+        self.sizes: dict[str, int] = {}
+        self.stamps: dict[str, str] = {}
+        self.idle: dict[str, float] = {}
         self.manager = Manager(
-            make_loader=lambda name, goal: cast(Loader, FakeLoader(self, name, goal)),
-            publish=self.publish,
-            loads=self.loads,
-            unloads=self.unloads,
+            Outside(self.prepare, self.publish, stamp=lambda path: self.stamps.get(path, ""), clock=self.clock),
+            Pools(self.fetches, self.loads, self.unloads),
             retries=Retries(retries, 60.0),
-            clock=self.clock,
+            memory=Memory({"ram": limit} if limit else {}),
+            usual=usual,
+        )
+
+    def prepare(self, name: str, goal: Aspired) -> Prepared:
+        if goal.path in self.incomplete:
+            raise IncompleteError("half of it", retry_after_s=0.5)
+        loader = cast(Loader, FakeLoader(self, name, goal))
+        return Prepared(
+            loader, {"ram": self.sizes.get(goal.path, 0)}, release=lambda: self.events.append(f"release {goal.path}")
         )
 
     def publish(self, routes: Mapping[str, ModelRoutes]) -> None:
@@ -46,20 +69,48 @@ class World:
 
     def work(self) -> None:
         """Run all jobs, and those that follow from them."""
-        while self.loads.jobs or self.unloads.jobs:
+        while self.fetches.jobs or self.loads.jobs or self.unloads.jobs:
+            self.fetch()
             for pool in (self.loads, self.unloads):
                 while pool.jobs:
                     pool.run_next()
             self.manager.process()
 
+    def fetch(self) -> None:
+        """Bring everything that is to be brought."""
+        while self.fetches.jobs:
+            self.fetches.run_next()
+        self.manager.process()
+
     def load_one(self) -> None:
+        self.fetch()
         self.loads.run_next()
+        self.manager.process()
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.now += seconds
         self.manager.process()
 
     def watch(self, *names: str) -> Resolution:
         resolution = self.manager.watch(names, patient=True)
         self.manager.process()
         return resolution
+
+    def configure(self, *models: ModelConfig) -> None:
+        self.manager.configure(models)
+        self.manager.process()
+
+    def ask_for(self, version: int, name: str = "m") -> None:
+        self.manager.ask_for(name, version)
+        self.manager.process()
+
+    def waited_for(self, name: str = "m") -> set[int]:
+        """The versions that a request would wait for."""
+        return {version.version for version in self.routes[name].versions if version.on_demand}
+
+    def error(self, version: int, name: str = "m") -> tuple[str, str]:
+        (found,) = [known for known in self.routes[name].versions if known.version == version]
+        return found.error_code, found.error_message
 
     def states(self, name: str = "m") -> dict[int, str]:
         return statuses(self.routes, name)
@@ -75,7 +126,7 @@ class FakeLoader:
         error = self._world.errors.get(self._goal.path)
         if error is not None:
             raise error
-        return FakeServable(self._name, self._goal.version, self._world.events)
+        return FakeServable(self._name, self._goal.version, self._world.events, self._world.idle)
 
 
 @pytest.fixture
@@ -97,7 +148,7 @@ def test_old_version_stays_until_new_is_ready(world: World) -> None:
     world.work()
     assert world.events == [
         *("m/1 AVAILABLE*", "m/2 LOADING", "load m/2"),
-        *("m/1 UNLOADING", "m/2 AVAILABLE*", "unload m/1"),
+        *("m/1 UNLOADING", "m/2 AVAILABLE*", "unload m/1", "release /m/1"),
         *("m/1 END", "m/2 AVAILABLE*"),
     ]
 
@@ -119,11 +170,12 @@ def test_no_request_reaches_a_version_that_is_unloaded(world: World) -> None:
     world.aspire()
     assert world.events[-1] == "m/1 UNLOADING"
     world.work()
-    assert world.events[-2:] == ["unload m/1", "m/1 END"]
+    assert world.events[-3:] == ["unload m/1", "release /m/1", "m/1 END"]
 
 
 def test_versions_load_at_the_same_time(world: World) -> None:
     world.aspire(1, 2, 3)
+    world.fetch()
     assert len(world.loads.jobs) == 3
     assert world.states() == {3: "LOADING", 2: "LOADING", 1: "LOADING"}
 
@@ -131,6 +183,7 @@ def test_versions_load_at_the_same_time(world: World) -> None:
 def test_models_do_not_wait_for_one_another(world: World) -> None:
     world.aspire(1, name="a", path="/a")
     world.aspire(1, name="b", path="/b")
+    world.fetch()
     assert len(world.loads.jobs) == 2
     world.load_one()
     assert (world.states("a"), world.states("b")) == ({1: "AVAILABLE"}, {1: "LOADING"})
@@ -145,21 +198,21 @@ def test_saying_the_same_again_changes_nothing(world: World) -> None:
     assert world.events == []
 
 
-def test_a_failed_load_is_tried_again_after_the_interval() -> None:
-    world = World(retries=2)
+def test_a_failed_load_is_tried_again_after_intervals_that_double() -> None:
+    world = World(retries=6)
     world.errors["/m/1"] = NotFoundError("not yet")
     world.aspire(1)
-    world.work()
-    assert world.states() == {1: "LOADING"}
-    world.clock.now = 59.9
-    world.manager.process()
-    assert not world.loads.jobs
-    world.clock.now = 60.0
-    world.manager.process()
+    for pause in (3.75, 7.5, 15.0, 30.0, 60.0, 60.0):
+        world.work()
+        assert world.states() == {1: "LOADING"}
+        world.pass_time(pause - 0.01)
+        assert not world.fetches.jobs
+        world.pass_time(0.01)
+        assert world.fetches.jobs, pause
     del world.errors["/m/1"]
     world.work()
     assert world.states() == {1: "AVAILABLE"}
-    assert world.routes["m"].versions[0].error_code == "OK"
+    assert world.error(1)[0] == "OK"
 
 
 def test_retries_end() -> None:
@@ -188,9 +241,8 @@ def test_a_retry_is_cancelled_when_the_version_is_not_wanted_any_more() -> None:
     world.aspire(1)
     world.work()
     world.aspire()
-    world.clock.now = 1000
-    world.manager.process()
-    assert not world.loads.jobs
+    world.pass_time(1000)
+    assert not world.fetches.jobs
     assert world.states() == {1: "END"}
     assert world.routes["m"].versions[0].error_code == "NOT_FOUND"
 
@@ -207,7 +259,7 @@ def test_a_cancelled_load_never_serves(world: World) -> None:
     world.while_loading = lambda: world.manager.aspire({"m": []})
     world.aspire(1)
     world.work()
-    assert world.events == ["m/1 LOADING", "load m/1", "m/1 UNLOADING", "unload m/1", "m/1 END"]
+    assert world.events == ["m/1 LOADING", "load m/1", "m/1 UNLOADING", "unload m/1", "release /m/1", "m/1 END"]
     ended = world.routes["m"].versions[0]
     assert (ended.error_code, ended.error_message) == ("CANCELLED", "Loading of servable cancelled")
 
@@ -227,7 +279,7 @@ def test_a_failed_version_is_left_alone_while_it_is_wanted(world: World) -> None
     world.work()
     del world.errors["/m/1"]
     world.aspire(1)
-    assert not world.loads.jobs
+    assert not world.fetches.jobs
 
 
 @pytest.mark.parametrize("in_between", [(), (2,)])
@@ -279,7 +331,7 @@ def test_a_version_wanted_again_while_it_unloads_is_loaded_afterwards(world: Wor
 
 def test_labels_are_published_with_their_model(world: World) -> None:
     world.aspire(1)
-    world.manager.label({"m": {"stable": 1}, "other": {"x": 2}})
+    world.configure(ModelConfig("m", "/m", labels={"stable": 1}), ModelConfig("other", "/other", labels={"x": 2}))
     world.manager.process()
     assert world.routes["m"].labels == {"stable": 1}
 
@@ -372,3 +424,272 @@ def test_an_end_from_an_earlier_life_does_not_count(world: World) -> None:
     world.work()
     assert resolution.wait(0)
     assert resolution.failures == ()
+
+
+def test_a_version_that_is_not_complete_is_looked_at_again_and_again() -> None:
+    world = World()
+    world.incomplete.add("/m/1")
+    world.aspire(1)
+    resolution = world.watch("m")
+    for _ in range(20):
+        world.work()
+        assert world.states() == {1: "LOADING"}
+        world.pass_time(0.5)
+    assert not resolution.wait(0)
+    world.incomplete.clear()
+    world.work()
+    assert world.states() == {1: "AVAILABLE"}
+    assert world.events.count("load m/1") == 1
+
+
+def test_what_is_not_complete_and_not_wanted_any_more_ends(world: World) -> None:
+    world.incomplete.add("/m/1")
+    world.aspire(1)
+    world.work()
+    world.aspire()
+    world.pass_time(1)
+    assert world.states() == {1: "END"}
+    assert not world.fetches.jobs
+
+
+def test_a_failed_version_is_told_with_what_its_files_looked_like(world: World) -> None:
+    world.errors["/m/1"] = NotFoundError("broken")
+    world.stamps["/m/1"] = "as it was"
+    world.aspire(1)
+    world.work()
+    assert [(failed.name, failed.goal.version, failed.stamp) for failed in world.manager.failed] == [
+        ("m", 1, "as it was")
+    ]
+    del world.errors["/m/1"]
+    world.manager.retry("m", 1)
+    world.manager.process()
+    world.work()
+    assert world.states() == {1: "AVAILABLE"}
+    assert world.manager.failed == ()
+
+
+def test_a_changed_version_does_not_wait_for_its_next_attempt() -> None:
+    world = World(retries=5)
+    world.errors["/m/1"] = NotFoundError("broken")
+    world.aspire(1)
+    world.work()
+    assert len(world.manager.failed) == 1
+    del world.errors["/m/1"]
+    world.manager.retry("m", 1)
+    world.manager.process()
+    world.work()
+    assert world.states() == {1: "AVAILABLE"}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_nothing_is_tried_again_that_has_not_failed(world: World, version: int) -> None:
+    world.aspire(1)
+    world.work()
+    world.events.clear()
+    world.manager.retry("m", version)
+    world.manager.process()
+    world.work()
+    assert world.events == []
+
+
+def test_a_model_can_be_unloaded_before_it_is_loaded_again(world: World) -> None:
+    world.configure(ModelConfig("m", "/m", transition=Transition.RESOURCE_PRESERVING))
+    world.aspire(1)
+    world.work()
+    world.events.clear()
+    world.aspire(2)
+    world.work()
+    assert world.events == [
+        *("m/1 UNLOADING", "m/2 START", "unload m/1", "release /m/1"),
+        *("m/1 END", "m/2 LOADING", "load m/2", "m/1 END", "m/2 AVAILABLE*"),
+    ]
+
+
+def test_models_that_are_gone_are_forgotten_at_last(world: World) -> None:
+    names = [f"m{number}" for number in range(MAX_ENDED_MODELS + 2)]
+    for name in names:
+        world.aspire(1, name=name)
+    world.work()
+    for name in names:
+        world.aspire(name=name)
+    world.work()
+    assert len(world.routes) == MAX_ENDED_MODELS
+
+
+class TestMemory:
+    def test_what_does_not_fit_is_refused_and_says_why(self) -> None:
+        world = World(retries=5, limit=100)
+        world.sizes = {"/m/1": 60, "/m/2": 60}
+        world.aspire(1)
+        world.work()
+        world.aspire(2)
+        world.work()
+        assert world.states() == {1: "AVAILABLE", 2: "END"}
+        code, message = world.error(2)
+        assert code == "RESOURCE_EXHAUSTED"
+        assert message.startswith(
+            "Insufficient resources to load servable {name: m version: 2}: it takes about 60 bytes of ram; "
+            "60 bytes of at most 100 bytes are taken"
+        )
+        assert "RESOURCE_PRESERVING, version 1 would be unloaded first" in message
+
+    def test_what_was_refused_is_loaded_when_there_is_room(self) -> None:
+        world = World(limit=100)
+        world.sizes = {"/a/1": 60, "/b/1": 60}
+        world.aspire(1, name="a", path="/a")
+        world.work()
+        world.aspire(1, name="b", path="/b")
+        world.work()
+        assert world.states("b") == {1: "END"}
+        world.aspire(name="a")
+        world.work()
+        assert world.states("b") == {1: "AVAILABLE"}
+
+    def test_a_load_waits_for_memory_that_is_being_given_back(self) -> None:
+        world = World(limit=100, usual=Keeping(transition=Transition.RESOURCE_PRESERVING))
+        world.sizes = {"/a/1": 60, "/b/1": 60}
+        world.aspire(1, name="a", path="/a")
+        world.work()
+        world.aspire(name="a")
+        world.aspire(1, name="b", path="/b")
+        world.fetch()
+        assert world.states("b") == {1: "LOADING"}
+        assert not world.loads.jobs
+        world.work()
+        assert world.states("b") == {1: "AVAILABLE"}
+
+    def test_a_load_waits_for_those_that_are_under_way(self) -> None:
+        world = World(limit=100)
+        world.sizes = {"/m/1": 60, "/m/2": 60}
+        world.errors["/m/2"] = NotFoundError("broken")
+        world.aspire(1, 2)
+        world.fetch()
+        assert len(world.loads.jobs) == 1
+        world.work()
+        assert world.states() == {1: "AVAILABLE", 2: "END"}
+        assert world.error(2)[0] == "NOT_FOUND"
+
+    def test_a_wait_for_memory_ends_when_the_version_is_not_wanted(self) -> None:
+        world = World(limit=100)
+        world.sizes = {"/m/1": 60, "/m/2": 60}
+        world.aspire(1, 2)
+        world.fetch()
+        world.aspire(2)
+        world.work()
+        assert world.states() == {1: "END", 2: "AVAILABLE"}
+        assert world.error(1)[0] == "CANCELLED"
+
+
+class TestLazy:
+    def lazy(self, limit: int = 0) -> World:
+        return World(limit=limit, usual=Keeping(lazy=True))
+
+    def test_nothing_is_loaded_before_it_is_asked_for(self) -> None:
+        world = self.lazy()
+        world.aspire(1)
+        resolution = world.watch("m")
+        world.work()
+        assert resolution.wait(0), "a model that can be asked for is available"
+        assert resolution.failures == ()
+        assert world.events == ["m/1 START"]
+        assert world.waited_for() == {1}
+        world.ask_for(1)
+        assert world.states() == {1: "LOADING"}
+        assert world.waited_for() == {1}
+        world.work()
+        assert world.states() == {1: "AVAILABLE"}
+        assert world.waited_for() == set()
+
+    def test_asking_for_what_is_not_to_be_had_does_nothing(self) -> None:
+        world = self.lazy()
+        world.aspire(1)
+        world.ask_for(2)
+        world.ask_for(1, name="other")
+        assert world.states() == {1: "START"}
+
+    def test_the_least_recently_used_makes_room(self) -> None:
+        world = self.lazy(limit=100)
+        for name in "abc":
+            world.sizes[f"/{name}/1"] = 40
+            world.aspire(1, name=name, path=f"/{name}")
+        world.idle = {"a": 10.0, "b": 20.0}
+        for name in "abc":
+            world.ask_for(1, name=name)
+            world.work()
+        assert [world.states(name)[1] for name in "abc"] == ["AVAILABLE", "START", "AVAILABLE"]
+        assert world.waited_for("b") == {1}, "it can be asked for again"
+        world.ask_for(1, name="b")
+        world.work()
+        assert [world.states(name)[1] for name in "abc"] == ["START", "AVAILABLE", "AVAILABLE"]
+
+    def test_a_version_asked_for_while_it_is_evicted_comes_back(self) -> None:
+        world = self.lazy(limit=100)
+        world.sizes = {"/a/1": 60, "/b/1": 60}
+        for name in "ab":
+            world.aspire(1, name=name, path=f"/{name}")
+        world.ask_for(1, name="a")
+        world.work()
+        world.ask_for(1, name="b")
+        world.fetch()
+        assert world.states("a") == {1: "UNLOADING"}
+        assert world.waited_for("a") == {1}
+        world.ask_for(1, name="a")
+        world.work()
+        assert sorted(world.states(name)[1] for name in "ab") == ["AVAILABLE", "START"]
+        assert world.events.count("load a/1") == 2
+
+    def test_pinned_and_eager_models_stay(self) -> None:
+        world = self.lazy(limit=100)
+        world.configure(ModelConfig("a", "/a", pinned=True), ModelConfig("b", "/b", lazy=False), ModelConfig("c", "/c"))
+        for name in "abc":
+            world.sizes[f"/{name}/1"] = 40
+            world.aspire(1, name=name, path=f"/{name}")
+        for name in "ac":
+            world.ask_for(1, name=name)
+            world.work()
+        assert [world.states(name)[1] for name in "abc"] == ["AVAILABLE", "AVAILABLE", "END"]
+        assert world.error(1, "c")[0] == "RESOURCE_EXHAUSTED"
+
+    def test_nothing_is_evicted_for_what_fits_in_no_case(self) -> None:
+        world = self.lazy(limit=100)
+        world.sizes = {"/a/1": 60, "/b/1": 200}
+        for name in "ab":
+            world.aspire(1, name=name, path=f"/{name}")
+            world.ask_for(1, name=name)
+            world.work()
+        assert world.states("a") == {1: "AVAILABLE"}
+        assert world.error(1, "b")[0] == "RESOURCE_EXHAUSTED"
+
+    def test_who_asks_for_a_broken_version_is_told_and_may_ask_later(self) -> None:
+        world = self.lazy()
+        world.errors["/m/1"] = NotFoundError("broken")
+        world.aspire(1)
+        world.ask_for(1)
+        world.work()
+        assert world.error(1) == ("NOT_FOUND", "broken")
+        assert world.waited_for() == {1}
+        del world.errors["/m/1"]
+        world.pass_time(60)
+        assert world.states() == {1: "START"}
+        assert world.error(1) == ("OK", "")
+        world.ask_for(1)
+        world.work()
+        assert world.states() == {1: "AVAILABLE"}
+
+    def test_a_model_in_use_gets_its_new_version_without_being_asked(self) -> None:
+        world = self.lazy()
+        world.aspire(1)
+        world.ask_for(1)
+        world.work()
+        world.aspire(2)
+        assert world.states() == {1: "AVAILABLE", 2: "LOADING"}
+        assert world.waited_for() == set(), "the old version answers meanwhile"
+        world.work()
+        assert world.states() == {1: "END", 2: "AVAILABLE"}
+
+    def test_a_model_out_of_use_does_not(self) -> None:
+        world = self.lazy()
+        world.aspire(1)
+        world.aspire(2)
+        world.work()
+        assert world.states() == {2: "START"}

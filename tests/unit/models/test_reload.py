@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 from servable.config.model_config import ModelConfig
 from servable.errors import FailedPreconditionError, NotFoundError, ServableError
-from servable.models.loader import Loader
-from servable.models.manager import Manager, Retries
+from servable.models.loader import Loader, Prepared
+from servable.models.manager import Manager, Outside, Pools, Retries
 from servable.models.reload import Reloader, answer_reload, unavailable, watch_config_file
 from servable.models.source import Aspired, FileSystemSource
 
@@ -32,10 +32,11 @@ class World:
         self.folders = folders
         self.broken: set[str] = set()
         self.manager = Manager(
-            make_loader=lambda name, goal: cast(Loader, FakeLoader(self, name, goal)),
-            publish=lambda routes: None,
-            loads=InlinePool(),
-            unloads=InlinePool(),
+            Outside(
+                prepare=lambda name, goal: Prepared(cast(Loader, FakeLoader(self, name, goal))),
+                publish=lambda routes: None,
+            ),
+            Pools(InlinePool(), InlinePool(), InlinePool()),
             retries=Retries(0),
         )
         self.source = FileSystemSource(self.manager.aspire, folders=self._children)

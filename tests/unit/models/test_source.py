@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from servable.config.model_config import All, Latest, ModelConfig, Policy, Specific
-from servable.models.source import Aspired, FileSystemSource, VersionFolder, aspired, folders_in, versions_in
+from servable.models.source import Aspired, FileSystemSource, VersionFolder, aspired, children_of, versions_in
 
 
 @pytest.mark.parametrize(
@@ -57,11 +57,11 @@ def test_what_a_policy_picks(policy: Policy, children: list[str], expected: list
     assert [folder.name for folder in aspired(policy, versions_in(children))] == expected
 
 
-def test_only_folders_are_versions(tmp_path: Path) -> None:
+def test_whatever_has_a_number_for_a_name_is_a_version(tmp_path: Path) -> None:
     (tmp_path / "1").mkdir()
     (tmp_path / "2").touch()
     (tmp_path / "3").symlink_to(tmp_path / "1")
-    assert sorted(folders_in(str(tmp_path))) == ["1", "3"]
+    assert sorted(children_of(str(tmp_path))) == ["1", "2", "3"]
 
 
 class Disk:

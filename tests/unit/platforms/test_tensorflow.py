@@ -39,7 +39,7 @@ class FakeRuntime:
         self.registered.append(Path(library).stem)
 
     def load(self, name: str, version: int, path: str, session: SessionSpec) -> Servable:
-        if path == "/absent":
+        if path.endswith("absent"):
             raise FakeEngineError("NOT_FOUND", "Could not find SavedModel")
         for op in self.ops:
             if op not in self.registered:
@@ -97,11 +97,24 @@ def test_a_tensorflow_without_the_library_is_named(tmp_path: Path) -> None:
         World(tmp_path).load()
 
 
-def test_errors_of_tensorflow_keep_their_code(folder: Path) -> None:
+def test_errors_of_tensorflow_keep_their_code(folder: Path, tmp_path: Path) -> None:
+    model = tmp_path / "absent"
+    model.mkdir()
+    (model / "saved_model.pb").touch()
     with pytest.raises(ServableError) as caught:
-        World(folder).load("/absent")
+        World(folder).load(str(model))
     assert caught.value.code == NotFoundError.code
-    assert caught.value.message == "Could not find SavedModel; the SavedModel is in /absent"
+    assert caught.value.message == f"Could not find SavedModel; the SavedModel is in {model}"
+
+
+def test_a_folder_without_a_saved_model_is_called_that(folder: Path) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        World(folder).load("/absent")
+    assert caught.value.message.splitlines() == [
+        "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
+        "`saved_model.pb`)",
+        "Specified file path: /absent",
+    ]
 
 
 def test_custom_op_libraries_are_registered_before_any_model(folder: Path) -> None:
