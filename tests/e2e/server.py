@@ -168,10 +168,10 @@ class ServerProcess:
 
 
 @contextmanager
-def serving(models: Sequence[Model], folder: Path, *flags: str) -> Iterator[ServerProcess]:
-    """A ready server with these models, whose configuration and log lie in `folder`."""
+def serving(models: Sequence[Model] | str, folder: Path, *flags: str) -> Iterator[ServerProcess]:
+    """A ready server with these models, or with a whole configuration as text. It and the log lie in `folder`."""
     config = folder / "models.config"
-    config.write_text(config_text(models))
+    config.write_text(models if isinstance(models, str) else config_text(models))
     with ServerProcess([f"--model_config_file={config}", *flags], folder / "server.log") as server:
         yield server.wait_ready()
 

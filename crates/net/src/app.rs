@@ -154,12 +154,14 @@ impl App {
                 if !self.routes.current().is_asleep(&asleep.name, asleep.version) {
                     return Ok(());
                 }
-                if asked.is_none() {
-                    asked = Asked::first(self, asleep);
+                // Said again after every change: the version may have been loaded, and unloaded for another one.
+                asked = asked.or_else(|| Asking::alone(self, asleep));
+                if asked.is_some() {
+                    control::tell_load(self, asleep);
                 }
                 tokio::select! {
                     () = changed => {}
-                    // Whoever asked first may have gone before it could.
+                    // Whoever asked may have gone, or found the control plane too busy to listen.
                     () = tokio::time::sleep(ASK_AGAIN) => {}
                     () = self.health.drained() => return Err(control::stopping()),
                 }
@@ -282,25 +284,22 @@ impl Planned {
 /// How often those who wait for a version look whether the control plane knows of it.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
-/// One of those who wait for a version has asked for it, and waits.
-struct Asked<'a> {
+/// The one of those who wait for a version that asks for it.
+struct Asking<'a> {
     app: &'a App,
     key: (String, i64),
 }
 
-impl<'a> Asked<'a> {
-    /// Asks for a version, unless somebody else has done so. `None` also if the control plane is too busy to listen.
-    fn first(app: &'a App, asleep: &Asleep) -> Option<Self> {
+impl<'a> Asking<'a> {
+    /// `None` if somebody else does so.
+    fn alone(app: &'a App, asleep: &Asleep) -> Option<Self> {
         let key = (asleep.name.clone(), asleep.version);
-        if !app.asked_for.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone()) {
-            return None;
-        }
-        let asked = Self { app, key };
-        control::tell_load(app, asleep).then_some(asked)
+        let is_first = app.asked_for.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
+        is_first.then(|| Self { app, key })
     }
 }
 
-impl Drop for Asked<'_> {
+impl Drop for Asking<'_> {
     fn drop(&mut self) {
         self.app.asked_for.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
     }

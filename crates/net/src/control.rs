@@ -25,15 +25,15 @@ impl ControlCall {
     }
 }
 
-/// Tells the control plane that a request waits for a version. Whether it could be told.
-pub(crate) fn tell_load(app: &App, asleep: &Asleep) -> bool {
+/// Tells the control plane that a request waits for a version, unless it is too busy to listen.
+pub(crate) fn tell_load(app: &App, asleep: &Asleep) {
     let spec = ModelSpec {
         name: asleep.name.clone(),
         version_choice: Some(VersionChoice::Version(asleep.version)),
         ..ModelSpec::default()
     };
     let (answer, _) = oneshot::channel(); // the routes will tell
-    app.control.try_send(ControlCall { method: "Load", request: spec.encode_to_vec().into(), answer }).is_ok()
+    let _ = app.control.try_send(ControlCall { method: "Load", request: spec.encode_to_vec().into(), answer });
 }
 
 /// What those who wait are told when the server drains.

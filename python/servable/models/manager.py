@@ -52,6 +52,9 @@ log = logging.getLogger(__name__)
 MAX_ENDED_VERSIONS = 100
 """Ended versions remembered per model, those with the highest numbers: four days of a new one every hour."""
 
+LEAST_STAY_S = 0.25
+"""How long a lazy version stays at least: those who have waited for it need a moment to get to it."""
+
 UNLOAD_SLICE_S = 0.1
 """How long an unload waits for requests before the next one in the queue has its turn."""
 
@@ -179,6 +182,7 @@ class _Version:
     error: ServableError | None = None
     prepared: Prepared | None = None
     servable: Servable | None = None
+    available_at: float = 0.0
 
     @property
     def number(self) -> int:
@@ -296,6 +300,9 @@ class Manager:
 
     def _until_alarm(self) -> float | None:
         alarms = [v.alarm for versions in self._alarms.values() for v in versions if v.alarm is not None]
+        if self._queue:
+            # There may be room when one has stayed long enough, or when something outside gives back memory.
+            alarms.append(self._outside.clock() + LEAST_STAY_S)
         return max(0.0, min(alarms) - self._outside.clock()) if alarms else None
 
     def _ring(self) -> None:
@@ -392,6 +399,7 @@ class Manager:
         if version.aspired:
             log.info("Successfully loaded servable version %s", version)
             version.state, version.error, version.attempts = State.AVAILABLE, None, 0
+            version.available_at = self._outside.clock()
         else:
             self._unload(version, CancelledError("Loading of servable cancelled"))
 
@@ -554,14 +562,16 @@ class Manager:
     def _admission(self, version: _Version) -> tuple[Admission, str]:
         if not any(version.memory.values()):
             return Admission.ADMIT, ""
-        others: dict[str, list[Mapping[str, int]]] = {"staying": [], "coming": [], "leaving": [], "evictable": []}
+        kinds = ("staying", "coming", "leaving", "evictable", "fresh")
+        others: dict[str, list[Mapping[str, int]]] = {kind: [] for kind in kinds}
         for known in self._all_versions():
             if known.prepared is None or known is version:
                 continue
             if known.state is State.UNLOADING:
                 kind = "leaving"
             elif known.state is State.AVAILABLE:
-                kind = "evictable" if self._is_evictable(known) else "staying"
+                is_fresh = self._stays_for(known) > 0
+                kind = ("fresh" if is_fresh else "evictable") if self._is_evictable(known) else "staying"
             elif known.phase is _Phase.LOADING:
                 kind = "coming"
             else:
@@ -583,9 +593,14 @@ class Manager:
         keeping = self._keeping.get(version.name, self._usual)
         return keeping.lazy and not keeping.pinned and version.aspired and version.servable is not None
 
+    def _stays_for(self, version: _Version) -> float:
+        """Seconds for which an evictable version stays in any case."""
+        return version.available_at + LEAST_STAY_S - self._outside.clock()
+
     def _evict_one(self) -> None:
         """Unload the lazy version that has not been used for the longest time."""
-        candidates = [v for v in self._all_versions() if v.state is State.AVAILABLE and self._is_evictable(v)]
+        lazy = [v for v in self._all_versions() if v.state is State.AVAILABLE and self._is_evictable(v)]
+        candidates = [version for version in lazy if self._stays_for(version) <= 0]
         version = max(candidates, key=lambda v: v.servable.idle_s if v.servable else 0.0)
         log.info("Unloading %s, which is the least recently used, to make room", version)
         version.evicted, version.asked_for = True, False

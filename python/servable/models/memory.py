@@ -67,12 +67,14 @@ def admission(
     coming: Sequence[Mapping[str, int]],
     leaving: Sequence[Mapping[str, int]],
     evictable: Sequence[Mapping[str, int]],
+    fresh: Sequence[Mapping[str, int]] = (),
 ) -> tuple[Admission, str]:
     """What to do about a version that needs so much, and why there is no room for it, if there is none.
 
-    `staying`, `coming` (being loaded), `leaving` (being unloaded) and `evictable` are the estimates of all others.
+    `staying`, `coming` (being loaded), `leaving` (being unloaded), `evictable` and `fresh` (evictable in a moment) are
+    the estimates of all others.
     """
-    used = total([*staying, *coming, *leaving, *evictable])
+    used = total([*staying, *coming, *leaving, *evictable, *fresh])
 
     def shortage(gone: Sequence[Mapping[str, int]]) -> str:
         return memory.shortage(need, used=used, coming=total(coming), leaving=total(gone))
@@ -84,7 +86,7 @@ def admission(
         return Admission.WAIT, reason
     if evictable and not shortage([*leaving, *evictable]):
         return Admission.EVICT, reason
-    if coming or leaving:
+    if coming or leaving or (fresh and not shortage([*leaving, *evictable, *fresh])):
         return Admission.WAIT, reason  # what is being loaded may fail
     return Admission.REFUSE, reason
 

@@ -8,6 +8,7 @@ from servable.config.model_config import ModelConfig, Transition
 from servable.errors import FailedPreconditionError, IncompleteError, NotFoundError, ServableError
 from servable.models.loader import Loader, Prepared
 from servable.models.manager import (
+    LEAST_STAY_S,
     MAX_ENDED_MODELS,
     MAX_ENDED_VERSIONS,
     Keeping,
@@ -614,13 +615,27 @@ class TestLazy:
             world.aspire(1, name=name, path=f"/{name}")
         world.idle = {"a": 10.0, "b": 20.0}
         for name in "abc":
+            world.pass_time(LEAST_STAY_S)
             world.ask_for(1, name=name)
             world.work()
         assert [world.states(name)[1] for name in "abc"] == ["AVAILABLE", "START", "AVAILABLE"]
         assert world.waited_for("b") == {1}, "it can be asked for again"
+        world.pass_time(LEAST_STAY_S)
         world.ask_for(1, name="b")
         world.work()
         assert [world.states(name)[1] for name in "abc"] == ["START", "AVAILABLE", "AVAILABLE"]
+
+    def test_a_version_stays_for_a_moment(self) -> None:
+        world = self.lazy(limit=100)
+        world.sizes = {"/a/1": 60, "/b/1": 60}
+        for name in "ab":
+            world.aspire(1, name=name, path=f"/{name}")
+            world.ask_for(1, name=name)
+            world.work()
+        assert [world.states(name)[1] for name in "ab"] == ["AVAILABLE", "LOADING"]
+        world.pass_time(LEAST_STAY_S)
+        world.work()
+        assert [world.states(name)[1] for name in "ab"] == ["START", "AVAILABLE"]
 
     def test_a_version_asked_for_while_it_is_evicted_comes_back(self) -> None:
         world = self.lazy(limit=100)
@@ -629,11 +644,15 @@ class TestLazy:
             world.aspire(1, name=name, path=f"/{name}")
         world.ask_for(1, name="a")
         world.work()
+        world.pass_time(LEAST_STAY_S)
         world.ask_for(1, name="b")
         world.fetch()
         assert world.states("a") == {1: "UNLOADING"}
         assert world.waited_for("a") == {1}
         world.ask_for(1, name="a")
+        world.work()
+        assert world.states("b") == {1: "AVAILABLE"}
+        world.pass_time(LEAST_STAY_S)
         world.work()
         assert sorted(world.states(name)[1] for name in "ab") == ["AVAILABLE", "START"]
         assert world.events.count("load a/1") == 2

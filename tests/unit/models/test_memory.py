@@ -15,6 +15,7 @@ def decide(
     coming: Bytes = (),
     leaving: Bytes = (),
     evictable: Bytes = (),
+    fresh: Bytes = (),
     limit: int | None = None,
     free: int | None = None,
 ) -> Admission:
@@ -29,6 +30,7 @@ def decide(
         coming=ram(coming),
         leaving=ram(leaving),
         evictable=ram(evictable),
+        fresh=ram(fresh),
     )
     assert bool(reason) == (decision is not Admission.ADMIT)
     return decision
@@ -49,6 +51,9 @@ def decide(
         ({"limit": 20, "leaving": [10], "evictable": [10]}, Admission.WAIT),
         ({"limit": 20, "leaving": [2], "evictable": [15]}, Admission.EVICT),
         ({"limit": 9, "evictable": [5]}, Admission.REFUSE),
+        ({"limit": 18, "evictable": [5], "fresh": [10]}, Admission.WAIT),
+        ({"limit": 20, "evictable": [10], "fresh": [5]}, Admission.EVICT),
+        ({"limit": 9, "fresh": [5]}, Admission.REFUSE),
         ({"limit": 20, "staying": [11], "evictable": [5]}, Admission.REFUSE),
         ({"limit": 20, "staying": [11], "coming": [1], "evictable": [5]}, Admission.WAIT),
         ({"free": 10}, Admission.ADMIT),
