@@ -30,6 +30,13 @@ SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
 
 WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 
+ENVIRONMENT = {
+    "TF_CPP_MIN_LOG_LEVEL": "1",  # without INFO
+    # TensorFlow's own allocator for large tensors never gives memory back: that of an unloaded version would stay.
+    "TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1",
+}
+"""What TensorFlow is told through its environment, unless the user has said something else."""
+
 RAM_ESTIMATE = 1.2
 """Memory that a version takes, as a multiple of the size of its files: TensorFlow Serving's figure."""
 
@@ -130,7 +137,8 @@ class TensorFlowPlatform:
                 raise FailedPreconditionError(
                     f"The TensorFlow installed in {folder} lacks {path.name}; 2.16 or later has it: {INSTALL}"
                 )
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # without INFO, unless the user wants it
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         try:
             runtime = self._open_runtime(str(framework), str(library))
         except self._engine_error as error:
