@@ -166,6 +166,12 @@ impl Server {
         counters.into()
     }
 
+    fn count_warmup(&self, path: &str, code: &str, records: u64, took_s: f64) -> PyResult<()> {
+        let took = Duration::try_from_secs_f64(took_s).unwrap_or_default();
+        self.server.count_warmup(path, code_named(code)?, records, took);
+        Ok(())
+    }
+
     fn next_call(&self, python: Python<'_>, timeout_s: f64) -> Option<ControlCall> {
         let timeout = Duration::try_from_secs_f64(timeout_s).unwrap_or_default();
         let call = python.detach(|| self.server.next_call(timeout))?;

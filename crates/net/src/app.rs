@@ -75,6 +75,27 @@ pub struct Settings {
     pub limits: Limits,
 }
 
+impl Settings {
+    /// The signature that a request names, if it has what the task needs.
+    pub(crate) fn task_signature<'a>(
+        &self,
+        servable: &'a Servable,
+        name: &str,
+        task: Task,
+    ) -> Result<&'a Signature, Status> {
+        let signature = servable.signature(name).ok_or_else(|| {
+            let name = if name.is_empty() { DEFAULT_SIGNATURE } else { name };
+            Status::invalid_argument(format!("No signature was found with the name: {name}"))
+        })?;
+        task.check(signature, self.check_method_names)?;
+        Ok(signature)
+    }
+
+    pub(crate) fn check_method_name(&self, signature: &Signature) -> Result<(), Status> {
+        if self.check_method_names { predict::check_method_name(signature) } else { Ok(()) }
+    }
+}
+
 /// Shared by all handlers; never changes but for what is made to be changed from many threads.
 pub(crate) struct App {
     pub(crate) settings: Settings,
@@ -191,12 +212,7 @@ impl App {
         name: &str,
         task: Task,
     ) -> Result<&'a Signature, Status> {
-        let signature = servable.signature(name).ok_or_else(|| {
-            let name = if name.is_empty() { DEFAULT_SIGNATURE } else { name };
-            Status::invalid_argument(format!("No signature was found with the name: {name}"))
-        })?;
-        task.check(signature, self.settings.check_method_names)?;
-        Ok(signature)
+        self.settings.task_signature(servable, name, task)
     }
 
     /// Runs tasks as one call. What they computed comes in their order, with the names of their signatures.
@@ -211,7 +227,7 @@ impl App {
     }
 
     pub(crate) fn check_method_name(&self, signature: &Signature) -> Result<(), Status> {
-        if self.settings.check_method_names { predict::check_method_name(signature) } else { Ok(()) }
+        self.settings.check_method_name(signature)
     }
 }
 
@@ -237,6 +253,11 @@ impl Planned {
         };
         let signatures = tasks.iter().map(|(_, signature)| signature.name.clone()).collect();
         Ok(Self { servable: Arc::clone(servable), api, signatures, call, plan })
+    }
+
+    /// Runs the tasks in this thread, for nobody but to have them run; their results are checked as they always are.
+    pub(crate) fn run_here(&self) -> Result<(), Status> {
+        self.plan.computed(&self.servable.run_here(&self.call)?).map(drop)
     }
 
     /// Bytes of memory that its tensors take.

@@ -19,7 +19,9 @@ mod server;
 mod session;
 mod shard;
 mod stall;
+mod warmup;
 
 pub use app::Settings;
 pub use control::ControlCall;
 pub use server::{Ports, Server, Snapshot};
+pub use warmup::{Warmup, WarmupError};

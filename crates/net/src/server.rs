@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper_util::server::graceful::GracefulShutdown;
-use servable_core::Status;
 use servable_core::routes::{RouteTable, Routes};
+use servable_core::{Code, Status};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -184,6 +184,13 @@ impl Server {
             connections: self.app.connections.value(),
             requests_in_flight: self.app.in_flight.value(),
             requests_total: self.app.requests.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Counts the warm-up of the version in the folder `path`; it shows on the page of metrics, if there is one.
+    pub fn count_warmup(&self, path: &str, code: Code, records: u64, took: Duration) {
+        if let Some(metrics) = &self.app.metrics {
+            metrics.warmed_up(path, code, records, took);
         }
     }
 
