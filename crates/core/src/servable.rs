@@ -115,6 +115,11 @@ impl Servable {
         self.by_name.get(name).map(|index| &self.signatures[*index].0)
     }
 
+    /// The signature that a call was bound to.
+    pub fn signature_of(&self, call: &Call) -> &Signature {
+        &self.signatures[call.signature].0
+    }
+
     /// Runs a bound call: in this thread if the signature is known to be brief, otherwise on one of `threads`.
     ///
     /// A passed deadline is an error before the session sees the call. A call that nobody waits for any more, because

@@ -16,6 +16,7 @@ use servable_core::signature::DEFAULT_SIGNATURE;
 use servable_core::{Code, Limits, Signature, Status, Tensor};
 
 use servable_wire::json::Dialect;
+use servable_wire::log::{self, Kind};
 use tokio::runtime::Handle;
 
 use crate::body::Budget;
@@ -23,6 +24,7 @@ use crate::control::ControlCall;
 use crate::health::Health;
 use crate::metrics::{Entry, Metrics};
 use crate::reflection::Reflection;
+use crate::tap::Tap;
 
 const DEFAULT_REQUESTS_IN_FLIGHT: usize = 10_000;
 
@@ -104,6 +106,7 @@ pub(crate) struct App {
     pub(crate) metrics: Option<Metrics>,
     pub(crate) reflection: Reflection,
     pub(crate) control: SyncSender<ControlCall>,
+    pub(crate) tap: Tap,
     pub(crate) connections: Gauge,
     pub(crate) in_flight: Gauge,
     /// Those in flight that have not come yet.
@@ -177,7 +180,7 @@ impl App {
         self.threads.get().ok_or_else(|| Status::internal("not started: this is a bug"))
     }
 
-    /// Runs a call and checks that its answer may be sent.
+    /// Runs a call of Predict and checks that its answer may be sent.
     pub(crate) async fn run(
         &self,
         servable: Arc<Servable>,
@@ -185,12 +188,29 @@ impl App {
         api: &str,
         caller: Caller<impl Future<Output = ()>>,
     ) -> Result<Answer, Status> {
+        let wanted = self.tap.wants(servable.name(), call.input_bytes);
+        let record = wanted.then(|| log::record(Kind::Predict, &predict_request(&servable, &call).into()));
+        self.run_recorded(servable, call, api, caller, record).await
+    }
+
+    /// Runs a call and checks that its answer may be sent. Who records requests gets the record then.
+    async fn run_recorded(
+        &self,
+        servable: Arc<Servable>,
+        call: Call,
+        api: &str,
+        caller: Caller<impl Future<Output = ()>>,
+        record: Option<Vec<u8>>,
+    ) -> Result<Answer, Status> {
         let start = self.metrics.as_ref().map(|_| Instant::now());
         let answer = servable.run(call, caller, self.threads()?).await?;
         if let (Some(metrics), Some(start)) = (&self.metrics, start) {
             metrics.ran(answer.servable().name(), api, start.elapsed());
         }
         self.check_output(answer.value_bytes())?;
+        if let Some(record) = record {
+            self.tap.keep(answer.servable().name(), record);
+        }
         Ok(answer)
     }
 
@@ -221,9 +241,11 @@ impl App {
         planned: Planned,
         caller: Caller<impl Future<Output = ()>>,
     ) -> Result<Vec<(String, Computed)>, Status> {
-        let Planned { servable, api, signatures, call, plan } = planned;
-        let computed = plan.computed(&self.run(servable, call, api, caller).await?)?;
-        Ok(signatures.into_iter().zip(computed).collect())
+        let record =
+            self.tap.wants(planned.servable.name(), planned.call.input_bytes).then(|| planned.record()).flatten();
+        let Planned { servable, api, tasks, call, plan } = planned;
+        let computed = plan.computed(&self.run_recorded(servable, call, api, caller, record).await?)?;
+        Ok(tasks.into_iter().map(|(_, signature)| signature).zip(computed).collect())
     }
 
     pub(crate) fn check_method_name(&self, signature: &Signature) -> Result<(), Status> {
@@ -235,7 +257,8 @@ impl App {
 pub(crate) struct Planned {
     pub(crate) servable: Arc<Servable>,
     api: &'static str,
-    signatures: Vec<String>,
+    /// What to do with the signatures of which names.
+    tasks: Vec<(Task, String)>,
     call: Call,
     plan: Plan,
 }
@@ -251,8 +274,17 @@ impl Planned {
             [(task, _)] => task.api(),
             _ => MULTI_INFERENCE,
         };
-        let signatures = tasks.iter().map(|(_, signature)| signature.name.clone()).collect();
-        Ok(Self { servable: Arc::clone(servable), api, signatures, call, plan })
+        let tasks = tasks.iter().map(|(task, signature)| (*task, signature.name.clone())).collect();
+        Ok(Self { servable: Arc::clone(servable), api, tasks, call, plan })
+    }
+
+    /// The request that it was planned for, as a serialised `PredictionLog`.
+    fn record(&self) -> Option<Vec<u8>> {
+        let (model, (_, examples)) = (self.servable.name(), self.call.feeds.first()?); // all tasks are fed the same
+        Some(match self.tasks.as_slice() {
+            [(task, signature)] => log::record((*task).into(), &log::task_request(model, signature, examples).into()),
+            tasks => log::record(Kind::MultiInference, &log::tasks_request(model, tasks, examples).into()),
+        })
     }
 
     /// Runs the tasks in this thread, for nobody but to have them run; their results are checked as they always are.
@@ -264,6 +296,13 @@ impl Planned {
     pub(crate) fn memory_bytes(&self) -> usize {
         self.call.memory_bytes
     }
+}
+
+/// A call as a serialised `PredictRequest`, with the inputs that it left out.
+fn predict_request(servable: &Servable, call: &Call) -> Vec<u8> {
+    let signature = servable.signature_of(call);
+    let inputs = signature.inputs.iter().map(|input| &*input.name).zip(call.feeds.iter().map(|(_, tensor)| tensor));
+    log::predict_request(servable.name(), &signature.name, inputs)
 }
 
 /// How many of something there are at the moment.

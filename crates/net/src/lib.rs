@@ -19,6 +19,7 @@ mod server;
 mod session;
 mod shard;
 mod stall;
+mod tap;
 mod warmup;
 
 pub use app::Settings;

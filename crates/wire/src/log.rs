@@ -26,13 +26,16 @@ mod number {
     pub(super) const SESSION_RUN: u32 = 5;
     /// In a log of any kind.
     pub(super) const REQUEST: u32 = 1;
-    /// In a request of any kind but `MultiInferenceRequest`.
+    /// In a request of any kind but `MultiInferenceRequest`, and in each of its tasks.
     pub(super) const SPEC: u32 = 1;
     /// `PredictRequest.inputs`.
     pub(super) const INPUTS: u32 = 2;
     pub(super) const ENTRY_KEY: u32 = 1;
     pub(super) const ENTRY_VALUE: u32 = 2;
-    /// `ClassificationRequest.input` and its like.
+    /// `MultiInferenceRequest.tasks`.
+    pub(super) const TASKS: u32 = 1;
+    pub(super) const TASK_METHOD: u32 = 2;
+    /// Where a request has its examples.
     pub(super) const INPUT: u32 = 2;
     pub(super) const EXAMPLE_LIST: u32 = 1;
     pub(super) const EXAMPLES: u32 = 1;
@@ -155,15 +158,33 @@ pub fn predict_request<'a>(
 
 /// A serialised `ClassificationRequest` or `RegressionRequest`, which have the same fields; `examples` are strings.
 pub fn task_request(model: &str, signature_name: &str, examples: &Tensor) -> Vec<u8> {
+    let mut request = Vec::new();
+    append(number::SPEC, &spec(model, signature_name), &mut request);
+    append_examples(examples, &mut request);
+    request
+}
+
+/// A serialised `MultiInferenceRequest`: what to do with the signatures of which names.
+pub fn tasks_request(model: &str, tasks: &[(Task, String)], examples: &Tensor) -> Vec<u8> {
+    let mut request = Vec::new();
+    for (task, signature_name) in tasks {
+        let mut message = Vec::new();
+        append(number::SPEC, &spec(model, signature_name), &mut message);
+        append(number::TASK_METHOD, task.method_name().as_bytes(), &mut message);
+        append(number::TASKS, &message, &mut request);
+    }
+    append_examples(examples, &mut request);
+    request
+}
+
+/// Appends the `Input` of a request: a list of examples.
+fn append_examples(examples: &Tensor, request: &mut Vec<u8>) {
     let mut list = Vec::new();
     if let Some(strings) = examples.string_values() {
         (0..strings.len()).for_each(|index| append(number::EXAMPLES, &strings.get(index), &mut list));
     }
-    let mut request = Vec::new();
-    append(number::SPEC, &spec(model, signature_name), &mut request);
-    start(number::INPUT, delimited(number::EXAMPLE_LIST, list.len()), &mut request);
-    append(number::EXAMPLE_LIST, &list, &mut request);
-    request
+    start(number::INPUT, delimited(number::EXAMPLE_LIST, list.len()), request);
+    append(number::EXAMPLE_LIST, &list, request);
 }
 
 fn spec(model: &str, signature_name: &str) -> Vec<u8> {
@@ -244,7 +265,7 @@ mod tests {
 
     use super::*;
     use crate::messages::tensorflow::serving::{
-        ClassifyLog, LogMetadata, PredictLog, PredictRequest, PredictionLog, SessionRunLog, input,
+        ClassifyLog, LogMetadata, MultiInferenceLog, PredictLog, PredictRequest, PredictionLog, SessionRunLog, input,
         prediction_log::LogType,
     };
 
@@ -319,6 +340,19 @@ mod tests {
             panic!("it is a list");
         };
         assert_eq!(list.examples.len(), 2);
+
+        let tasks = [(Task::Classify, "a".to_owned()), (Task::Regress, "b".to_owned())];
+        let made = record(Kind::MultiInference, &tasks_request("m", &tasks, &strings(&[""])).into());
+        let Some(LogType::MultiInferenceLog(MultiInferenceLog { request: Some(request), .. })) =
+            PredictionLog::decode(&*made).expect("well formed").log_type
+        else {
+            panic!("it is a multi-inference log");
+        };
+        assert_eq!(request.tasks[1].method_name, "tensorflow/serving/regress");
+        assert_eq!(
+            describe(&made.into()),
+            Ok(json!({ "kind": "multi_inference", "signature": "a, b", "examples": 1 }))
+        );
     }
 
     fn slot(name: &str, dtype: DataType) -> Slot {

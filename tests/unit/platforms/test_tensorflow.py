@@ -56,10 +56,17 @@ class World:
             open_runtime=self.runtime.open,
             engine_error=cast("type[EngineError]", FakeEngineError),
             find_package=self._find,
+            warm_up=self._warm_up,
         )
+        self.warmed_up: list[tuple[object, str]] = []
 
     def _find(self, module: str) -> Path | None:
         return self.folder / module if (self.folder / module).exists() else None
+
+    def _warm_up(self, servable: object, path: str) -> None:
+        self.warmed_up.append((servable, path))
+        if path == "/cold":
+            raise ServableError("too cold", code="DATA_LOSS")
 
     def install(self, *files: str) -> None:
         for file in files:
