@@ -124,11 +124,16 @@ class WarmUp:
         made, left_out = synthesize(json.loads(servable.signatures()), self._options.batch_sizes)
         for signature in left_out:
             log.info("No warm-up request for signature %s of %s: %s", signature.signature, folder, signature.reason)
+        refused: set[str] = set()
         for request in made:
+            if request.signature in refused:
+                continue
             try:
                 self._send(servable, self._encode_json(MESSAGE, json.dumps(request.log)))
             except self._engine_error as error:
-                log.info("Signature %s of %s takes no request made up: %s", request.signature, folder, error.message)
+                refused.add(request.signature)
+                reason = error.message.partition("\n")[0]
+                log.info("No warm-up request for signature %s of %s: %s", request.signature, folder, reason)
             else:
                 yield
 

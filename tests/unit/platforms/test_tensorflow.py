@@ -9,6 +9,8 @@ from servable.platforms.base import PlatformSettings
 from servable.platforms.tensorflow import LIBRARIES, TensorFlowPlatform, find_package
 from servable.types import SessionSpec
 
+from tests.unit.fakes import FakeServable
+
 if TYPE_CHECKING:
     from servable.engine import EngineError, Runtime, Servable
 
@@ -109,6 +111,22 @@ def test_errors_of_tensorflow_keep_their_code(folder: Path) -> None:
         World(folder).load("/absent")
     assert caught.value.code == NotFoundError.code
     assert caught.value.message == "Could not find SavedModel; the SavedModel is in /absent"
+
+
+def test_a_version_is_warmed_up_before_it_is_handed_over(folder: Path) -> None:
+    world = World(folder)
+    assert world.warmed_up == []
+    servable = world.load()
+    assert world.warmed_up == [(servable, "/m/1")]
+
+
+def test_a_version_that_cannot_be_warmed_up_is_unloaded(folder: Path) -> None:
+    events: list[str] = []
+    world = World(folder)
+    world.runtime.load = lambda *arguments: cast("Servable", FakeServable("m", 1, events))  # type: ignore[method-assign]
+    with pytest.raises(ServableError, match="too cold"):
+        world.load("/cold")
+    assert events == ["unload m/1"]
 
 
 def test_custom_op_libraries_are_registered_before_any_model(folder: Path) -> None:
