@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import signal
@@ -271,11 +272,28 @@ def test_warm_up_checks_method_names_if_asked_to(runtime: engine.Runtime) -> Non
     assert message.startswith("Expected prediction signature method_name")
 
 
-def test_warm_up_leaves_the_caller_its_priority(runtime: engine.Runtime) -> None:
-    servable = load(runtime)
-    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority of their own")
+def test_warm_up_runs_at_low_priority_and_leaves_the_caller_its_own(runtime: engine.Runtime) -> None:
+    def priorities() -> set[int]:
+        found = set()
+        for thread in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(OSError):  # a thread that has ended meanwhile
+                if (thread / "comm").read_text().strip() == "servable-load":
+                    found.add(os.getpriority(os.PRIO_PROCESS, int(thread.name)))
+        return found
+
+    servable = load(runtime, model=MODELS / "slow" / "1")
+    inputs = {
+        "x": {"dtype": "DT_FLOAT", "tensor_shape": {"dim": [{"size": 1}]}},
+        "ms": {"dtype": "DT_INT64", "tensor_shape": {}, "int64_val": [1000]},
+    }
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    warming, _ = in_thread(lambda: servable.warm_up(log_of(signature="ms", inputs=inputs)))
+    wait_until(lambda: priorities() == {10} or not warming.is_alive(), "the request runs quietly")
+    assert warming.is_alive()
+    warming.join()
     servable.warm_up(b"")
-    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
 
 
 def test_a_servable_tells_its_signatures(runtime: engine.Runtime) -> None:
@@ -458,6 +476,55 @@ def test_requests_are_captured(runtime: engine.Runtime, server: engine.Server) -
     counter.warm_up(records[0])
     server.publish({})
     assert counter.unload(None)
+
+
+def test_requests_over_examples_are_captured(runtime: engine.Runtime) -> None:
+    import grpc
+
+    def encoded(kind: str, **request: Any) -> bytes:
+        example = {"features": {"feature": {"x": {"float_list": {"value": [1.0]}}}}}
+        request["input"] = {"example_list_with_context": {"examples": [{}], "context": example}}
+        return engine.encode_json(f"tensorflow.serving.{kind}Request", json.dumps(request))
+
+    def spec(signature: str) -> dict[str, str]:
+        return {"name": "ex", "signature_name": signature}
+
+    tasks = [
+        {"model_spec": spec("classify"), "method_name": "tensorflow/serving/classify"},
+        {"model_spec": spec("regress"), "method_name": "tensorflow/serving/regress"},
+    ]
+    requests = [
+        ("Classify", encoded("Classification", model_spec=spec("classify"))),
+        ("Classify", encoded("Classification", model_spec=spec("classify_int"))),  # breaks its promise
+        ("Regress", encoded("Regression", model_spec=spec("regress"))),
+        ("MultiInference", encoded("MultiInference", tasks=tasks)),
+    ]
+    server = engine.Server(ServerSpec(grpc_address="127.0.0.1:0"))
+    servable = load(runtime, "ex", model=MODELS / "ex" / "1")
+    server.publish(routes(servable))
+    server.start()
+    capturing, outcome = in_thread(lambda: server.capture("ex", 6, 10_000, 10 * DEADLINE_S))
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+
+        def ask() -> bool:
+            for method, request in requests:
+                with contextlib.suppress(grpc.RpcError):
+                    channel.unary_unary(f"/tensorflow.serving.PredictionService/{method}")(request)
+            return bool(outcome)
+
+        wait_until(ask, "enough requests were answered")
+    capturing.join()
+    (records,) = outcome
+    assert isinstance(records, list)
+    described = {engine.describe_record(record) for record in records}
+    assert {(one["kind"], one["signature"], one["examples"]) for one in map(json.loads, described)} == {
+        ("classify", "classify", 1),
+        ("regress", "regress", 1),
+        ("multi_inference", "classify, regress", 1),
+    }
+    for record in records:
+        servable.warm_up(record)
+    server.stop(DEADLINE_S)
 
 
 def test_a_capture_ends_with_its_time_or_the_server(runtime: engine.Runtime, server: engine.Server) -> None:

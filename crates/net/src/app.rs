@@ -180,7 +180,7 @@ impl App {
         self.threads.get().ok_or_else(|| Status::internal("not started: this is a bug"))
     }
 
-    /// Runs a call of Predict and checks that its answer may be sent.
+    /// Runs a call and checks that its answer may be sent.
     pub(crate) async fn run(
         &self,
         servable: Arc<Servable>,
@@ -188,20 +188,9 @@ impl App {
         api: &str,
         caller: Caller<impl Future<Output = ()>>,
     ) -> Result<Answer, Status> {
-        let wanted = self.tap.wants(servable.name(), call.input_bytes);
-        let record = wanted.then(|| log::record(Kind::Predict, &predict_request(&servable, &call).into()));
-        self.run_recorded(servable, call, api, caller, record).await
-    }
-
-    /// Runs a call and checks that its answer may be sent. Who records requests gets the record then.
-    async fn run_recorded(
-        &self,
-        servable: Arc<Servable>,
-        call: Call,
-        api: &str,
-        caller: Caller<impl Future<Output = ()>>,
-        record: Option<Vec<u8>>,
-    ) -> Result<Answer, Status> {
+        // Tasks are recorded by those who know whether their results are as they should be.
+        let is_wanted = api == PREDICT && self.tap.wants(servable.name(), call.input_bytes);
+        let record = is_wanted.then(|| log::record(Kind::Predict, &predict_request(&servable, &call).into()));
         let start = self.metrics.as_ref().map(|_| Instant::now());
         let answer = servable.run(call, caller, self.threads()?).await?;
         if let (Some(metrics), Some(start)) = (&self.metrics, start) {
@@ -241,10 +230,14 @@ impl App {
         planned: Planned,
         caller: Caller<impl Future<Output = ()>>,
     ) -> Result<Vec<(String, Computed)>, Status> {
-        let record =
-            self.tap.wants(planned.servable.name(), planned.call.input_bytes).then(|| planned.record()).flatten();
+        let is_wanted = self.tap.wants(planned.servable.name(), planned.call.input_bytes);
+        let record = is_wanted.then(|| planned.record()).flatten();
         let Planned { servable, api, tasks, call, plan } = planned;
-        let computed = plan.computed(&self.run_recorded(servable, call, api, caller, record).await?)?;
+        let answer = self.run(servable, call, api, caller).await?;
+        let computed = plan.computed(&answer)?;
+        if let Some(record) = record {
+            self.tap.keep(answer.servable().name(), record);
+        }
         Ok(tasks.into_iter().map(|(_, signature)| signature).zip(computed).collect())
     }
 
