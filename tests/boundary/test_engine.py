@@ -508,8 +508,9 @@ def test_requests_over_examples_are_captured(runtime: engine.Runtime) -> None:
 
         def ask() -> bool:
             for method, request in requests:
+                call: Any = channel.unary_unary(f"/tensorflow.serving.PredictionService/{method}")
                 with contextlib.suppress(grpc.RpcError):
-                    channel.unary_unary(f"/tensorflow.serving.PredictionService/{method}")(request)
+                    call(request)
             return bool(outcome)
 
         wait_until(ask, "enough requests were answered")

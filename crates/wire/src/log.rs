@@ -277,7 +277,9 @@ mod tests {
 
     fn strings(values: &[&str]) -> Tensor {
         let mut packed = PackedStrings::default();
-        values.iter().for_each(|value| packed.push(value.as_bytes()));
+        for value in values {
+            packed.push(value.as_bytes());
+        }
         Tensor::strings(Shape::new([values.len() as i64]).expect("valid"), Arc::new(packed)).expect("counts agree")
     }
 

@@ -164,7 +164,7 @@ def _from_bodies(folder: str, tags: Sequence[str], path: str, signature: str) ->
     from servable.engine import make_records
 
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, "rb") as file:
             bodies = bodies_in(file.read())
     except OSError as error:
         raise reading(path, error) from error
@@ -172,13 +172,13 @@ def _from_bodies(folder: str, tags: Sequence[str], path: str, signature: str) ->
     return [(f"request {number}", record) for number, record in enumerate(records, 1)]
 
 
-def bodies_in(text: str) -> list[bytes]:
+def bodies_in(data: bytes) -> list[bytes]:
     """The bodies in a file: one, a JSON list of them, or one a line."""
     try:
-        value = json.loads(text)
+        value = json.loads(data)
     except ValueError:
-        return [line.encode() for line in text.splitlines() if line.strip()]
-    return [json.dumps(body).encode() for body in value] if isinstance(value, list) else [text.encode()]
+        return [line for line in data.splitlines() if line.strip()]
+    return [json.dumps(body).encode() for body in value] if isinstance(value, list) else [data]
 
 
 def _loaded(folder: str, tags: Sequence[str], op_libraries: Sequence[str]) -> Servable:
@@ -239,13 +239,12 @@ def _recorded(server: str, model: str, count: int, seconds: float) -> list[bytes
     )
     try:
         with build_opener(ProxyHandler({})).open(request, timeout=seconds + ANSWER_SLACK_S) as response:
-            answer = json.load(response)
+            return [base64.b64decode(record) for record in json.load(response)["records"]]
     except HTTPError as error:
         with error:
             raise ServableError(f"{address} answers {error.code}: {error.read().decode(errors='replace')}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise ServableError(f"{address} cannot be asked: {error}", code="UNAVAILABLE") from error
-    return [base64.b64decode(record) for record in answer["records"]]
 
 
 def _write(path: str, records: Sequence[bytes], *, force: bool) -> None:

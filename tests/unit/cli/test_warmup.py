@@ -5,17 +5,18 @@ from servable.cli.warmup import bodies_in, warmup
 
 
 @pytest.mark.parametrize(
-    ("text", "bodies"),
+    ("data", "bodies"),
     [
-        ('{"inputs": 1}\n\n{"inputs": 2.0}\n', [b'{"inputs": 1}', b'{"inputs": 2.0}']),
-        ('{\n "inputs": 1\n}\n', [b'{\n "inputs": 1\n}\n']),
-        ('[{"inputs": 1}, {"inputs": [NaN]}]', [b'{"inputs": 1}', b'{"inputs": [NaN]}']),
-        ("", []),
-        ("no JSON", [b"no JSON"]),
+        (b'{"inputs": 1}\n\n{"inputs": 2.0}\n', [b'{"inputs": 1}', b'{"inputs": 2.0}']),
+        (b'{\n "inputs": 1\n}\n', [b'{\n "inputs": 1\n}\n']),
+        (b'[{"inputs": 1}, {"inputs": [NaN]}]', [b'{"inputs": 1}', b'{"inputs": [NaN]}']),
+        (b"", []),
+        (b"no JSON", [b"no JSON"]),
+        (b"\xff", [b"\xff"]),
     ],
 )
-def test_bodies_come_one_a_line_or_as_one_value(text: str, bodies: list[bytes]) -> None:
-    assert bodies_in(text) == bodies
+def test_bodies_come_one_a_line_or_as_one_value(data: bytes, bodies: list[bytes]) -> None:
+    assert bodies_in(data) == bodies
 
 
 @pytest.mark.parametrize(
