@@ -3,7 +3,7 @@
 Everything here is thread-safe. A method that waits lets other Python threads run meanwhile.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import final
 
 from servable.types import ModelRoutes, ServerSpec, SessionSpec
@@ -11,13 +11,17 @@ from servable.types import ModelRoutes, ServerSpec, SessionSpec
 __all__ = [
     "ControlCall",
     "EngineError",
+    "RecordReader",
     "Runtime",
     "Servable",
     "Server",
     "decode_message",
+    "describe_record",
     "encode_json",
     "encode_text",
+    "make_records",
     "read_saved_model",
+    "write_records",
 ]
 
 class EngineError(Exception):
@@ -74,6 +78,18 @@ class Servable:
     def idle_s(self) -> float:
         """Seconds since its last run, or since it was loaded."""
 
+    def signatures(self) -> str:
+        """Its signatures as JSON, in the form that `read_saved_model` has for those of one meta graph."""
+
+    def warm_up(self, record: bytes, iterations: int = 1, check_method_names: bool = False) -> None:
+        """Run the request in a serialised `tensorflow.serving.PredictionLog` so many times.
+
+        Waits; the work is done on a thread of low priority, as loading is. Which model and version the request names
+        does not matter; a record without a request does nothing. `ValueError` if the record does not parse;
+        `EngineError` if the request fails, UNIMPLEMENTED if it is of a kind that is not run. Works before the servable
+        is published, and until it is unloaded.
+        """
+
     def unload(self, timeout_s: float | None) -> bool:
         """Give up this handle, wait for the requests that use the servable, then close it.
 
@@ -116,11 +132,52 @@ class Server:
     def snapshot(self) -> Mapping[str, int]:
         """Counters of this moment: `connections`, `requests_in_flight`, `requests_total`."""
 
+    def count_warmup(self, path: str, code: str, records: int, took_s: float) -> None:
+        """Count the warm-up of the version in the folder `path`, for the page of metrics. `code` says how it ended."""
+
+    def capture(self, model: str, count: int, max_bytes: int, timeout_s: float) -> list[bytes]:
+        """Wait for the next requests that a model answers, and give them as serialised `PredictionLog`s.
+
+        So many, or fewer if they would take more bytes than that, the time is over or the server stops. Requests that
+        fail are left out. `EngineError` NOT_FOUND for a model that is not configured, FAILED_PRECONDITION while another
+        capture goes on.
+        """
+
     def next_call(self, timeout_s: float) -> ControlCall | None:
         """The next call for the control plane; `None` after the timeout, and at once when the server has stopped."""
 
     def stop(self, deadline_s: float) -> bool:
         """Drain: not ready any more, no new connections, requests in flight finish. True if all did in time."""
+
+@final
+class RecordReader:
+    """The records of a TFRecord file, in order, each read when it is asked for.
+
+    `EngineError` NOT_FOUND if there is no such file; later DATA_LOSS for what is no record, or is damaged, and that is
+    the end then. A file that is shorter than the header of a record has none.
+    """
+
+    def __new__(cls, path: str) -> RecordReader: ...
+    def __iter__(self) -> RecordReader: ...
+    def __next__(self) -> bytes: ...
+
+def write_records(path: str, records: Sequence[bytes]) -> None:
+    """Write a TFRecord file, in place of what there is; its bytes are on the disk afterwards."""
+
+def describe_record(record: bytes) -> str:
+    """What a serialised `tensorflow.serving.PredictionLog` asks for, as JSON.
+
+    `{"kind": "predict", "signature": "serving_default", "inputs": {name: {"dtype": "DT_FLOAT", "shape": [1, 3]}}}`;
+    with `"examples": 2` in place of inputs for `classify`, `regress` and `multi_inference`, whose signatures are joined
+    with commas. Only the kind for `session_run`, `predict_streamed` and `none`. `ValueError` if it does not parse.
+    """
+
+def make_records(path: str, tags: Sequence[str], signature_name: str, bodies: Sequence[bytes]) -> list[bytes]:
+    """Bodies of REST requests as serialised `PredictionLog`s, with the types that the SavedModel in `path` asks for.
+
+    `instances` and `inputs` are for Predict, `examples` for what their signature is made for. `signature_name` counts
+    for bodies that name none; empty, it means `serving_default`. `EngineError` says which body does not fit, and why.
+    """
 
 def encode_text(message: str, text: str) -> bytes:
     """Protobuf text format to bytes. `message` is the full name, such as `tensorflow.serving.ModelServerConfig`.

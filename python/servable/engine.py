@@ -3,23 +3,31 @@
 from servable._engine import (
     ControlCall,
     EngineError,
+    RecordReader,
     Runtime,
     Servable,
     Server,
     decode_message,
+    describe_record,
     encode_json,
     encode_text,
+    make_records,
     read_saved_model,
+    write_records,
 )
 
 __all__ = [
     "ControlCall",
     "EngineError",
+    "RecordReader",
     "Runtime",
     "Servable",
     "Server",
     "decode_message",
+    "describe_record",
     "encode_json",
     "encode_text",
+    "make_records",
     "read_saved_model",
+    "write_records",
 ]

@@ -5,6 +5,7 @@
     │   ├── FlagError              a command line that cannot be understood
     │   └── MalformedFileError     a configuration file that does not parse
     ├── NotFoundError              NOT_FOUND: a file, model or version is not there
+    ├── AlreadyExistsError         ALREADY_EXISTS: what was to be made is there
     ├── FailedPreconditionError    FAILED_PRECONDITION: right in itself, but something else has to be done first
     ├── UnimplementedError         UNIMPLEMENTED: TensorFlow Serving may do it, servable does not (yet)
     ├── CancelledError             CANCELLED: no longer wanted
@@ -18,6 +19,7 @@ Only the edges know gRPC and HTTP numbers; here codes are names.
 from __future__ import annotations
 
 __all__ = [
+    "AlreadyExistsError",
     "CancelledError",
     "FailedPreconditionError",
     "FlagError",
@@ -68,6 +70,10 @@ class MalformedFileError(InvalidArgumentError):
 
 class NotFoundError(ServableError):
     code = "NOT_FOUND"
+
+
+class AlreadyExistsError(ServableError):
+    code = "ALREADY_EXISTS"
 
 
 class FailedPreconditionError(ServableError):

@@ -113,7 +113,8 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
 
 
 def _manager(config: Config, files: Files, server: engine.Server, loads: ThreadPool) -> Manager:
-    platforms = Platforms(PlatformSettings(files.session, config.loading.op_libraries))
+    settings = PlatformSettings(files.session, config.loading.op_libraries, config.warmup, server.count_warmup)
+    platforms = Platforms(settings)
 
     def prepare(name: str, aspired: Aspired) -> Prepared:
         platform = platforms.get(aspired.platform)

@@ -56,6 +56,22 @@ class SessionSpec:
 
 
 @dataclass(frozen=True)
+class WarmupOptions:
+    """What versions are asked before anybody can reach them."""
+
+    enabled: bool = True
+    """Send the requests that a version brings along."""
+    iterations: int = 1
+    """How often each request is sent."""
+    synthesize: bool = False
+    """Make requests from the signatures of a version that brings none."""
+    batch_sizes: tuple[int, ...] = (1,)
+    """Sizes of the batches in requests that are made."""
+    check_method_names: bool = False
+    """As `ServerSpec` has it, for these requests."""
+
+
+@dataclass(frozen=True)
 class LimitSpec:
     """Hard limits on what the network may ask for; `None` where the engine's default is to hold."""
 

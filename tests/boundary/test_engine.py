@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ from tests.e2e.rest_client import Rest
 from tests.e2e.server import DEADLINE_S, HALF_PLUS_TWO, MODELS, REPOSITORY, wait_until
 
 CONFIG = "tensorflow.serving.ModelServerConfig"
+LOG = "tensorflow.serving.PredictionLog"
 STUB = REPOSITORY / "python" / "servable" / "_engine.pyi"
 
 
@@ -191,6 +193,169 @@ def test_an_op_library_that_is_not_there_is_refused(runtime: engine.Runtime, tmp
     assert raised.value.code == "NOT_FOUND"
 
 
+# Warm-up.
+
+COUNTER = MODELS / "counter" / "1"
+
+
+def log_of(model: str = "", **request: Any) -> bytes:
+    """A record for Predict, its signature `add` unless it says otherwise."""
+    spec = {"name": model, "signature_name": request.pop("signature", "add")}
+    log = {"predict_log": {"request": {"model_spec": spec, **request}}}
+    return engine.encode_json(LOG, json.dumps(log))
+
+
+def adding(number: int) -> bytes:
+    by = {"dtype": "DT_INT64", "tensor_shape": {"dim": [{"size": 1}]}, "int64_val": [number]}
+    return log_of(inputs={"by": by})
+
+
+def refusal(servable: engine.Servable, record: bytes, **options: Any) -> tuple[str, str]:
+    with pytest.raises(engine.EngineError) as raised:
+        servable.warm_up(record, **options)
+    return raised.value.code, raised.value.message
+
+
+def count(server: engine.Server, model: str = "m") -> int:
+    """What the counter has come to; `server` serves it, and is started by the first question."""
+    if server.rest_port is None:
+        server.start()
+    assert server.rest_port is not None
+    with Rest(server.rest_port) as rest:
+        value: int = rest.predict(model, {"signature_name": "add", "inputs": {"by": [0]}}).json["outputs"]
+        return value
+
+
+def test_warm_up_runs_before_anything_is_published(runtime: engine.Runtime, server: engine.Server) -> None:
+    servable = load(runtime, model=COUNTER)
+    servable.warm_up(adding(10))
+    servable.warm_up(adding(100), 3)
+    servable.warm_up(log_of("another model, which does not matter", signature="read"), iterations=2)
+    servable.warm_up(b"")
+    server.publish(routes(servable))
+    assert count(server) == 310
+    assert server.snapshot()["requests_total"] == 1
+    server.publish({})
+    assert servable.unload(None)
+
+
+def test_a_warm_up_request_is_refused_as_any_other(runtime: engine.Runtime) -> None:
+    servable = load(runtime, model=COUNTER)
+    assert refusal(servable, log_of())[0] == "INVALID_ARGUMENT"
+    assert refusal(servable, log_of(signature="no"))[0] == "FAILED_PRECONDITION"
+    strange = {"model_spec": {"name": "m"}, "method_name": "strange"}
+    for log, outcome in [
+        ({"session_run_log": {}}, ("UNIMPLEMENTED", "Unsupported log_type for warmup: 5")),
+        ({"predict_streamed_log": {}}, ("UNIMPLEMENTED", "Unsupported log_type for warmup: 7")),
+        ({"classify_log": {}}, ("INVALID_ARGUMENT", "Expected one input Tensor.")),
+        ({"multi_inference_log": {}}, ("INVALID_ARGUMENT", "ModelSpec has no name specified.")),
+        (
+            {"multi_inference_log": {"request": {"tasks": [strange]}}},
+            ("UNIMPLEMENTED", "Unsupported signature method_name: strange"),
+        ),
+    ]:
+        assert refusal(servable, engine.encode_json(LOG, json.dumps(log))) == outcome
+    for record in (b"\xff", b"\x32\x02\x0a\xff", b"\x32\x04\x0a\x02\x0a\xff"):
+        with pytest.raises(ValueError, match="PredictionLog"):
+            servable.warm_up(record)
+    servable.unload(None)
+    assert refusal(servable, b"")[0] == "FAILED_PRECONDITION"
+
+
+def test_warm_up_checks_method_names_if_asked_to(runtime: engine.Runtime) -> None:
+    servable = load(runtime, model=MODELS / "odd" / "1")
+    x = {"dtype": "DT_FLOAT", "tensor_shape": {"dim": [{"size": 1}]}}
+    record = log_of(signature="custom_method", inputs={"x": x})
+    servable.warm_up(record)
+    code, message = refusal(servable, record, check_method_names=True)
+    assert code == "INTERNAL"
+    assert message.startswith("Expected prediction signature method_name")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority of their own")
+def test_warm_up_runs_at_low_priority_and_leaves_the_caller_its_own(runtime: engine.Runtime) -> None:
+    def priorities() -> set[int]:
+        found = set()
+        for thread in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(OSError):  # a thread that has ended meanwhile
+                if (thread / "comm").read_text().strip() == "servable-load":
+                    found.add(os.getpriority(os.PRIO_PROCESS, int(thread.name)))
+        return found
+
+    servable = load(runtime, model=MODELS / "slow" / "1")
+    inputs = {
+        "x": {"dtype": "DT_FLOAT", "tensor_shape": {"dim": [{"size": 1}]}},
+        "ms": {"dtype": "DT_INT64", "tensor_shape": {}, "int64_val": [1000]},
+    }
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    warming, _ = in_thread(lambda: servable.warm_up(log_of(signature="ms", inputs=inputs)))
+    wait_until(lambda: priorities() == {10} or not warming.is_alive(), "the request runs quietly")
+    assert warming.is_alive()
+    warming.join()
+    servable.warm_up(b"")
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
+
+
+def test_a_servable_tells_its_signatures(runtime: engine.Runtime) -> None:
+    (graph,) = json.loads(engine.read_saved_model(str(COUNTER)))["meta_graphs"]
+    assert json.loads(load(runtime, model=COUNTER).signatures()) == graph["signatures"]
+
+
+def test_records_are_read_as_they_were_written(tmp_path: Path) -> None:
+    path = str(tmp_path / "records")
+    records = [b"", b"a", bytes(range(256)) * 1000]
+    engine.write_records(path, records)
+    reader = engine.RecordReader(path)
+    assert iter(reader) is reader
+    assert list(reader) == records
+    assert list(reader) == []
+    engine.write_records(path, [])
+    assert list(engine.RecordReader(path)) == []
+
+
+def test_files_that_are_not_there_or_not_whole(tmp_path: Path) -> None:
+    path = tmp_path / "records"
+    with pytest.raises(engine.EngineError) as raised:
+        engine.RecordReader(str(path))
+    assert (raised.value.code, str(path) in raised.value.message) == ("NOT_FOUND", True)
+    with pytest.raises(engine.EngineError) as raised:
+        engine.write_records(str(tmp_path / "no" / "folder"), [])
+    assert raised.value.code == "NOT_FOUND"
+    engine.write_records(str(path), [b"whole", b"cut off"])
+    path.write_bytes(path.read_bytes()[:-1])
+    reader = engine.RecordReader(str(path))
+    assert next(reader) == b"whole"
+    with pytest.raises(engine.EngineError) as raised:
+        next(reader)
+    assert raised.value.code == "DATA_LOSS"
+    assert raised.value.message == f"truncated record of 7 bytes at 21 in {path}"
+    assert list(reader) == []
+
+
+def test_a_record_is_described() -> None:
+    described = {"kind": "predict", "signature": "add", "inputs": {"by": {"dtype": "DT_INT64", "shape": [1]}}}
+    assert json.loads(engine.describe_record(adding(1))) == described
+    assert json.loads(engine.describe_record(b"")) == {"kind": "none"}
+    with pytest.raises(ValueError, match="PredictionLog"):
+        engine.describe_record(b"\xff")
+
+
+def test_bodies_become_records() -> None:
+    (record,) = engine.make_records(str(COUNTER), ["serve"], "add", [b'{"inputs": [7]}'])
+    request = json.loads(engine.decode_message(LOG, record))["predict_log"]["request"]
+    assert request["model_spec"] == {"signature_name": "add"}
+    assert list(request["inputs"]) == ["by"]
+    for bodies, tags, code, text in [
+        ([b'{"inputs": [7]}', b"{"], ["serve"], "INVALID_ARGUMENT", "request 2: JSON Parse error"),
+        ([b'{"inputs": "x"}'], ["serve"], "INVALID_ARGUMENT", "request 1: "),
+        ([], ["gpu"], "NOT_FOUND", "no graph with the tags { gpu }"),
+    ]:
+        with pytest.raises(engine.EngineError) as raised:
+            engine.make_records(str(COUNTER), tags, "add", bodies)
+        assert raised.value.code == code
+        assert text in raised.value.message
+
+
 # The server.
 
 SPEC = ServerSpec(rest_address="127.0.0.1:0")
@@ -282,6 +447,114 @@ def test_unload_waits_while_a_request_is_in_flight(runtime: engine.Runtime, serv
     (answer,) = answers
     assert getattr(answer, "json", None) == {"predictions": [3.0]}
     assert unloaded == [True]
+
+
+def test_requests_are_captured(runtime: engine.Runtime, server: engine.Server) -> None:
+    counter, other = load(runtime, "counter", model=COUNTER), load(runtime, "other")
+    server.publish(routes(counter, other))
+    server.start()
+    assert server.rest_port is not None
+    capturing, outcome = in_thread(lambda: server.capture("counter", 3, 10_000, 10 * DEADLINE_S))
+    with Rest(server.rest_port) as rest:
+
+        def ask(number: int) -> bool:
+            rest.predict("other", {"instances": [number]})
+            rest.predict("counter", {"signature_name": "add", "inputs": {"by": [number]}})
+            rest.predict("counter", {"signature_name": "add", "inputs": {"by": ["no number"]}})
+            return bool(outcome)
+
+        numbers = iter(range(1, 1000))
+        wait_until(lambda: ask(next(numbers)), "enough requests were answered")
+    capturing.join()
+    (records,) = outcome
+    assert isinstance(records, list)
+    assert len(records) == 3
+    requests = [json.loads(engine.decode_message(LOG, record))["predict_log"]["request"] for record in records]
+    assert {json.dumps(request["model_spec"]) for request in requests} == {
+        json.dumps({"name": "counter", "signature_name": "add"})
+    }
+    counter.warm_up(records[0])
+    server.publish({})
+    assert counter.unload(None)
+
+
+def test_requests_over_examples_are_captured(runtime: engine.Runtime) -> None:
+    import grpc
+
+    def encoded(kind: str, **request: Any) -> bytes:
+        example = {"features": {"feature": {"x": {"float_list": {"value": [1.0]}}}}}
+        request["input"] = {"example_list_with_context": {"examples": [{}], "context": example}}
+        return engine.encode_json(f"tensorflow.serving.{kind}Request", json.dumps(request))
+
+    def spec(signature: str) -> dict[str, str]:
+        return {"name": "ex", "signature_name": signature}
+
+    tasks = [
+        {"model_spec": spec("classify"), "method_name": "tensorflow/serving/classify"},
+        {"model_spec": spec("regress"), "method_name": "tensorflow/serving/regress"},
+    ]
+    requests = [
+        ("Classify", encoded("Classification", model_spec=spec("classify"))),
+        ("Classify", encoded("Classification", model_spec=spec("classify_int"))),  # breaks its promise
+        ("Regress", encoded("Regression", model_spec=spec("regress"))),
+        ("MultiInference", encoded("MultiInference", tasks=tasks)),
+    ]
+    server = engine.Server(ServerSpec(grpc_address="127.0.0.1:0"))
+    servable = load(runtime, "ex", model=MODELS / "ex" / "1")
+    server.publish(routes(servable))
+    server.start()
+    capturing, outcome = in_thread(lambda: server.capture("ex", 6, 10_000, 10 * DEADLINE_S))
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+
+        def ask() -> bool:
+            for method, request in requests:
+                call: Any = channel.unary_unary(f"/tensorflow.serving.PredictionService/{method}")
+                with contextlib.suppress(grpc.RpcError):
+                    call(request)
+            return bool(outcome)
+
+        wait_until(ask, "enough requests were answered")
+    capturing.join()
+    (records,) = outcome
+    assert isinstance(records, list)
+    described = {engine.describe_record(record) for record in records}
+    assert {(one["kind"], one["signature"], one["examples"]) for one in map(json.loads, described)} == {
+        ("classify", "classify", 1),
+        ("regress", "regress", 1),
+        ("multi_inference", "classify, regress", 1),
+    }
+    for record in records:
+        servable.warm_up(record)
+    server.stop(DEADLINE_S)
+
+
+def test_a_capture_ends_with_its_time_or_the_server(runtime: engine.Runtime, server: engine.Server) -> None:
+    with pytest.raises(engine.EngineError) as raised:
+        server.capture("m", 1, 1000, 0.0)
+    assert (raised.value.code, raised.value.message) == ("NOT_FOUND", "no model is called m")
+    server.publish(routes(load(runtime)))
+    server.start()
+    assert server.capture("m", 1, 1000, 0.01) == []
+    capturing, outcome = in_thread(lambda: server.capture("m", 1, 1000, 10 * DEADLINE_S))
+    server.stop(DEADLINE_S)
+    capturing.join(DEADLINE_S)
+    assert outcome == [[]]
+    server.publish({})
+
+
+def test_warm_ups_are_counted() -> None:
+    path = "/metrics"
+    server = engine.Server(ServerSpec(rest_address="127.0.0.1:0", metrics_path=path))
+    server.count_warmup("/models/m/1", "OK", 7, 0.5)
+    with pytest.raises(ValueError, match="no canonical code"):
+        server.count_warmup("/models/m/1", "FINE", 7, 0.5)
+    server.start()
+    assert server.rest_port is not None
+    with Rest(server.rest_port) as rest:
+        page = rest.get(path).body.decode()
+    assert ':tensorflow:serving:model_warmup_records_read{model_path="/models/m/1",status="OK"} 7\n' in page
+    assert ':tensorflow:serving:model_warmup_latency_sum{model_path="/models/m/1",status="OK"} 500000\n' in page
+    server.stop(DEADLINE_S)
 
 
 def test_a_server_starts_once(server: engine.Server) -> None:

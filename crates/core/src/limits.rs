@@ -20,16 +20,20 @@ pub struct Limits {
     pub max_output_bytes: usize,
 }
 
+impl Limits {
+    pub const DEFAULT: Self = Self {
+        max_message_bytes: 512 << 20,
+        max_body_bytes: 512 << 20,
+        max_decompressed_bytes: 100 << 20,
+        max_json_depth: 1_000_000,
+        max_tensor_elements: 1 << 28,
+        max_repeated_bytes: 256 << 20,
+        max_output_bytes: i32::MAX as usize,
+    };
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            max_message_bytes: 512 << 20,
-            max_body_bytes: 512 << 20,
-            max_decompressed_bytes: 100 << 20,
-            max_json_depth: 1_000_000,
-            max_tensor_elements: 1 << 28,
-            max_repeated_bytes: 256 << 20,
-            max_output_bytes: i32::MAX as usize,
-        }
+        Self::DEFAULT
     }
 }

@@ -103,8 +103,7 @@ pub struct Routes {
 
 impl Routes {
     pub fn new(models: HashMap<String, ModelRoutes>) -> Self {
-        let has_on_demand =
-            models.values().any(|model| model.versions.values().any(|version| version.on_demand));
+        let has_on_demand = models.values().any(|model| model.versions.values().any(|version| version.on_demand));
         Self { models, has_on_demand }
     }
 
@@ -212,7 +211,12 @@ mod tests {
                 Box::new(Nothing),
             ))),
         };
-        let failed = VersionStatus { state: State::End, error: Some(Status::internal("broken")), servable: None, on_demand: false };
+        let failed = VersionStatus {
+            state: State::End,
+            error: Some(Status::internal("broken")),
+            servable: None,
+            on_demand: false,
+        };
         let versions = BTreeMap::from([(1, loaded(1)), (2, loaded(2)), (3, failed)]);
         let labels = HashMap::from([("stable".to_owned(), 1), ("gone".to_owned(), 3)]);
         Routes::new(HashMap::from([("m".to_owned(), ModelRoutes { versions, labels })]))

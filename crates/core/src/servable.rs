@@ -123,6 +123,11 @@ impl Servable {
         self.by_name.get(name).map(|index| &self.signatures[*index].0)
     }
 
+    /// The signature that a call was bound to.
+    pub fn signature_of(&self, call: &Call) -> &Signature {
+        &self.signatures[call.signature].0
+    }
+
     /// Runs a bound call: in this thread if the signature is known to be brief, otherwise on one of `threads`.
     ///
     /// A passed deadline is an error before the session sees the call. A call that nobody waits for any more, because
@@ -143,6 +148,15 @@ impl Servable {
             stage => Arc::clone(&self).run_elsewhere(call, stage, caller, threads).await,
         }?;
         Ok(Answer { servable: self, signature, outputs, tensors })
+    }
+
+    /// Runs a bound call in this thread, whatever is known of how long it takes. For calls that nobody waits for.
+    ///
+    /// The signature learns from it as from a run aside. A thread of low priority may take longer than the graph does,
+    /// and never less: a signature may come out as less brief than it is, which is where every signature begins.
+    pub fn run_here(self: &Arc<Self>, call: &Call) -> Result<Answer, Status> {
+        let tensors = self.timed_run(call, Stage::Aside, Placement::Caller)?;
+        Ok(Answer { servable: Arc::clone(self), signature: call.signature, outputs: call.outputs.clone(), tensors })
     }
 
     async fn run_elsewhere(

@@ -39,6 +39,11 @@ pub(crate) fn read_saved_model(python: Python<'_>, path: &str) -> PyResult<Strin
 }
 
 fn summary(folder: &Path) -> Result<String, Status> {
+    saved_model::summary(&saved_model_bytes(folder)?).map(|summary| summary.to_string())
+}
+
+/// The `saved_model.pb` of a version folder.
+pub(crate) fn saved_model_bytes(folder: &Path) -> Result<Vec<u8>, Status> {
     let file = folder.join("saved_model.pb");
     if !file.is_file() && folder.join("saved_model.pbtxt").is_file() {
         return Err(Status::unimplemented(format!(
@@ -46,9 +51,8 @@ fn summary(folder: &Path) -> Result<String, Status> {
             folder.display()
         )));
     }
-    let bytes = std::fs::read(&file).map_err(|error| {
+    std::fs::read(&file).map_err(|error| {
         let code = if error.kind() == std::io::ErrorKind::NotFound { Code::NotFound } else { Code::Unknown };
         Status::new(code, format!("{} holds no SavedModel: saved_model.pb cannot be read: {error}", folder.display()))
-    })?;
-    saved_model::summary(&bytes).map(|summary| summary.to_string())
+    })
 }

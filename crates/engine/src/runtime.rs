@@ -6,9 +6,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use memchr::memmem;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use servable_core::Status;
 use servable_core::servable::Servable as CoreServable;
+use servable_net::{Warmup, WarmupError};
 use servable_tensorflow::{
     Library, LoadOptions, SavedModelSession, create_thread_pools, devices, release_free_memory, release_startup_pages,
 };
@@ -18,6 +22,8 @@ use crate::error::raised;
 
 /// How much lower than usual the priority of loading is.
 const LOADING_NICENESS: i32 = 10;
+/// The op that batches inside a graph. Its first run makes the threads that all its batches will run on.
+const BATCHING_OP: &[u8] = b"BatchFunction";
 /// TensorFlow's kernels expect as much as a thread usually has.
 const STACK_BYTES: usize = 8 << 20;
 /// How often a wait for requests looks whether they are done.
@@ -66,51 +72,60 @@ impl Runtime {
         session: SessionSpec,
     ) -> PyResult<Servable> {
         let library = Arc::clone(&self.library);
-        let servable = python.detach(|| loaded_aside(library, name, version, path, session)).map_err(raised)?;
+        let (servable, quiet) =
+            python.detach(|| loaded_aside(library, name, version, path, session)).map_err(raised)?;
         Ok(Servable {
             name: servable.name().to_owned(),
             version: servable.version(),
+            quiet,
             handle: Mutex::new(Handle { servable: Some(Arc::new(servable)), retired: false }),
         })
     }
 }
 
-/// Loads on a thread of its own; of low priority if that is to be quiet, which the pools that serve must not inherit.
+/// Loads a SavedModel beside whatever else is done; quietly if it may be. Says whether its warm-up may be quiet as well.
 fn loaded_aside(
     library: Arc<Library>,
     name: String,
     version: i64,
     path: PathBuf,
     session: SessionSpec,
-) -> Result<CoreServable, Status> {
+) -> Result<(CoreServable, bool), Status> {
     static FIRST_LOAD: Once = Once::new();
     let SessionSpec { tags, config, quiet } = session;
     let options = LoadOptions { tags, config };
     create_thread_pools(&library, &options.config)?;
-    let loading = move || {
+    let (servable, makes_threads) = aside(quiet, move || load(&library, name, version, &path, &options))??;
+    FIRST_LOAD.call_once(release_startup_pages);
+    Ok((servable, quiet && !makes_threads))
+}
+
+/// Does work on a thread of its own; of low priority if it is to be quiet, which the pools that serve must not inherit.
+fn aside<T: Send + 'static>(quiet: bool, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    let work = move || {
         if quiet {
             lower_priority();
         }
-        load(&library, name, version, &path, &options)
+        work()
     };
-    let loader = thread::Builder::new().name("servable-load".to_owned()).stack_size(STACK_BYTES).spawn(loading);
-    let loader = loader.map_err(|error| Status::internal(format!("no thread to load with: {error}")))?;
-    let servable = loader.join().map_err(|_| Status::internal("loading the SavedModel panicked: this is a bug"))??;
-    FIRST_LOAD.call_once(release_startup_pages);
-    Ok(servable)
+    let thread = thread::Builder::new().name("servable-load".to_owned()).stack_size(STACK_BYTES).spawn(work);
+    let thread = thread.map_err(|error| Status::internal(format!("no thread to load with: {error}")))?;
+    thread.join().map_err(|_| Status::internal("loading the SavedModel panicked: this is a bug"))
 }
 
+/// Loads here and now. Says whether runs of the model make threads that live as long as it.
 fn load(
     library: &Arc<Library>,
     name: String,
     version: i64,
     path: &Path,
     options: &LoadOptions,
-) -> Result<CoreServable, Status> {
+) -> Result<(CoreServable, bool), Status> {
     let (mut session, meta_graph) = SavedModelSession::load(library, path, options)?;
+    let makes_threads = memmem::find(meta_graph.as_ref(), BATCHING_OP).is_some();
     let signatures = saved_model::signatures(meta_graph.as_ref(), |tensor| session.endpoint(tensor))?;
     let description = saved_model::description(Bytes::from_owner(meta_graph))?;
-    Ok(CoreServable::new(name, version, description, signatures, Box::new(session)))
+    Ok((CoreServable::new(name, version, description, signatures, Box::new(session)), makes_threads))
 }
 
 /// A thread that may not be slowed down loads at full speed: noisier, but right.
@@ -125,6 +140,8 @@ fn lower_priority() {
 pub(crate) struct Servable {
     name: String,
     version: i64,
+    /// Warm-up may be done at low priority.
+    quiet: bool,
     handle: Mutex<Handle>,
 }
 
@@ -140,6 +157,11 @@ impl Servable {
     pub(crate) fn share(&self) -> Option<Arc<CoreServable>> {
         let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
         if handle.retired { None } else { handle.servable.clone() }
+    }
+
+    fn loaded(&self) -> PyResult<Arc<CoreServable>> {
+        let unloaded = || Status::failed_precondition(format!("version {} of {} is unloaded", self.version, self.name));
+        self.share().ok_or_else(|| raised(unloaded()))
     }
 
     fn close_when_unused(&self, end: Option<Instant>) -> bool {
@@ -182,6 +204,30 @@ impl Servable {
     fn idle_s(&self) -> f64 {
         let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
         handle.servable.as_ref().map_or(0.0, |servable| servable.idle().as_secs_f64())
+    }
+
+    fn signatures(&self, python: Python<'_>) -> PyResult<String> {
+        let servable = self.loaded()?;
+        let summaries = python.detach(|| saved_model::signature_summaries(&servable.description().signature_map));
+        summaries.map(|summaries| summaries.to_string()).map_err(raised)
+    }
+
+    #[pyo3(signature = (record, iterations = 1, check_method_names = false))]
+    fn warm_up(
+        &self,
+        python: Python<'_>,
+        record: PyBackedBytes,
+        iterations: u32,
+        check_method_names: bool,
+    ) -> PyResult<()> {
+        let servable = self.loaded()?;
+        let record = Bytes::from_owner(record);
+        let warmup = Warmup { iterations, check_method_names };
+        let outcome = python.detach(|| aside(self.quiet, move || warmup.run(&servable, &record)));
+        outcome.map_err(raised)?.map_err(|error| match error {
+            WarmupError::Malformed => PyValueError::new_err("the record is no PredictionLog"),
+            WarmupError::Failed(status) => raised(status),
+        })
     }
 
     #[pyo3(signature = (timeout_s))]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use servable_core::routes::{ModelRoutes as CoreModelRoutes, Routes, State, VersionStatus};
 use servable_core::{Code, Limits, Status};
 use servable_net::{Server as NetServer, Settings};
@@ -165,6 +166,25 @@ impl Server {
     fn snapshot(&self) -> HashMap<&'static str, u64> {
         let counters: [(&'static str, u64); 3] = self.server.snapshot().into();
         counters.into()
+    }
+
+    fn count_warmup(&self, path: &str, code: &str, records: u64, took_s: f64) -> PyResult<()> {
+        let took = Duration::try_from_secs_f64(took_s).unwrap_or_default();
+        self.server.count_warmup(path, code_named(code)?, records, took);
+        Ok(())
+    }
+
+    fn capture<'py>(
+        &self,
+        python: Python<'py>,
+        model: &str,
+        count: usize,
+        max_bytes: usize,
+        timeout_s: f64,
+    ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+        let timeout = Duration::try_from_secs_f64(timeout_s).unwrap_or_default();
+        let records = python.detach(|| self.server.capture(model, count, max_bytes, timeout)).map_err(raised)?;
+        Ok(records.iter().map(|record| PyBytes::new(python, record)).collect())
     }
 
     fn next_call(&self, python: Python<'_>, timeout_s: f64) -> Option<ControlCall> {

@@ -18,6 +18,7 @@ use servable_core::status::Asleep;
 use servable_core::{Code, Limits, Signature, Status, Tensor};
 
 use servable_wire::json::Dialect;
+use servable_wire::log::{self, Kind};
 use tokio::runtime::Handle;
 
 use crate::body::Budget;
@@ -25,6 +26,7 @@ use crate::control::{self, ControlCall};
 use crate::health::Health;
 use crate::metrics::{Entry, Metrics};
 use crate::reflection::Reflection;
+use crate::tap::Tap;
 
 const DEFAULT_REQUESTS_IN_FLIGHT: usize = 10_000;
 
@@ -77,6 +79,27 @@ pub struct Settings {
     pub limits: Limits,
 }
 
+impl Settings {
+    /// The signature that a request names, if it has what the task needs.
+    pub(crate) fn task_signature<'a>(
+        &self,
+        servable: &'a Servable,
+        name: &str,
+        task: Task,
+    ) -> Result<&'a Signature, Status> {
+        let signature = servable.signature(name).ok_or_else(|| {
+            let name = if name.is_empty() { DEFAULT_SIGNATURE } else { name };
+            Status::invalid_argument(format!("No signature was found with the name: {name}"))
+        })?;
+        task.check(signature, self.check_method_names)?;
+        Ok(signature)
+    }
+
+    pub(crate) fn check_method_name(&self, signature: &Signature) -> Result<(), Status> {
+        if self.check_method_names { predict::check_method_name(signature) } else { Ok(()) }
+    }
+}
+
 /// Shared by all handlers; never changes but for what is made to be changed from many threads.
 pub(crate) struct App {
     pub(crate) settings: Settings,
@@ -85,6 +108,7 @@ pub(crate) struct App {
     pub(crate) metrics: Option<Metrics>,
     pub(crate) reflection: Reflection,
     pub(crate) control: SyncSender<ControlCall>,
+    pub(crate) tap: Tap,
     pub(crate) connections: Gauge,
     pub(crate) in_flight: Gauge,
     /// Those in flight that have not come yet.
@@ -168,7 +192,9 @@ impl App {
             }
         };
         match deadline {
-            Some(deadline) => tokio::time::timeout_at(deadline.into(), awake).await.unwrap_or_else(|_| Err(timed_out())),
+            Some(deadline) => {
+                tokio::time::timeout_at(deadline.into(), awake).await.unwrap_or_else(|_| Err(timed_out()))
+            }
             None => awake.await,
         }
     }
@@ -200,12 +226,18 @@ impl App {
         api: &str,
         caller: Caller<impl Future<Output = ()>>,
     ) -> Result<Answer, Status> {
+        // Tasks are recorded by those who know whether their results are as they should be.
+        let is_wanted = api == PREDICT && self.tap.wants(servable.name(), call.input_bytes);
+        let record = is_wanted.then(|| log::record(Kind::Predict, &predict_request(&servable, &call).into()));
         let start = self.metrics.as_ref().map(|_| Instant::now());
         let answer = servable.run(call, caller, self.threads()?).await?;
         if let (Some(metrics), Some(start)) = (&self.metrics, start) {
             metrics.ran(answer.servable().name(), api, start.elapsed());
         }
         self.check_output(answer.value_bytes())?;
+        if let Some(record) = record {
+            self.tap.keep(answer.servable().name(), record);
+        }
         Ok(answer)
     }
 
@@ -227,12 +259,7 @@ impl App {
         name: &str,
         task: Task,
     ) -> Result<&'a Signature, Status> {
-        let signature = servable.signature(name).ok_or_else(|| {
-            let name = if name.is_empty() { DEFAULT_SIGNATURE } else { name };
-            Status::invalid_argument(format!("No signature was found with the name: {name}"))
-        })?;
-        task.check(signature, self.settings.check_method_names)?;
-        Ok(signature)
+        self.settings.task_signature(servable, name, task)
     }
 
     /// Runs tasks as one call. What they computed comes in their order, with the names of their signatures.
@@ -241,13 +268,19 @@ impl App {
         planned: Planned,
         caller: Caller<impl Future<Output = ()>>,
     ) -> Result<Vec<(String, Computed)>, Status> {
-        let Planned { servable, api, signatures, call, plan } = planned;
-        let computed = plan.computed(&self.run(servable, call, api, caller).await?)?;
-        Ok(signatures.into_iter().zip(computed).collect())
+        let is_wanted = self.tap.wants(planned.servable.name(), planned.call.input_bytes);
+        let record = is_wanted.then(|| planned.record()).flatten();
+        let Planned { servable, api, tasks, call, plan } = planned;
+        let answer = self.run(servable, call, api, caller).await?;
+        let computed = plan.computed(&answer)?;
+        if let Some(record) = record {
+            self.tap.keep(answer.servable().name(), record);
+        }
+        Ok(tasks.into_iter().map(|(_, signature)| signature).zip(computed).collect())
     }
 
     pub(crate) fn check_method_name(&self, signature: &Signature) -> Result<(), Status> {
-        if self.settings.check_method_names { predict::check_method_name(signature) } else { Ok(()) }
+        self.settings.check_method_name(signature)
     }
 }
 
@@ -255,7 +288,8 @@ impl App {
 pub(crate) struct Planned {
     pub(crate) servable: Arc<Servable>,
     api: &'static str,
-    signatures: Vec<String>,
+    /// What to do with the signatures of which names.
+    tasks: Vec<(Task, String)>,
     call: Call,
     plan: Plan,
 }
@@ -271,8 +305,22 @@ impl Planned {
             [(task, _)] => task.api(),
             _ => MULTI_INFERENCE,
         };
-        let signatures = tasks.iter().map(|(_, signature)| signature.name.clone()).collect();
-        Ok(Self { servable: Arc::clone(servable), api, signatures, call, plan })
+        let tasks = tasks.iter().map(|(task, signature)| (*task, signature.name.clone())).collect();
+        Ok(Self { servable: Arc::clone(servable), api, tasks, call, plan })
+    }
+
+    /// The request that it was planned for, as a serialised `PredictionLog`.
+    fn record(&self) -> Option<Vec<u8>> {
+        let (model, (_, examples)) = (self.servable.name(), self.call.feeds.first()?); // all tasks are fed the same
+        Some(match self.tasks.as_slice() {
+            [(task, signature)] => log::record((*task).into(), &log::task_request(model, signature, examples).into()),
+            tasks => log::record(Kind::MultiInference, &log::tasks_request(model, tasks, examples).into()),
+        })
+    }
+
+    /// Runs the tasks in this thread, for nobody but to have them run; their results are checked as they always are.
+    pub(crate) fn run_here(&self) -> Result<(), Status> {
+        self.plan.computed(&self.servable.run_here(&self.call)?).map(drop)
     }
 
     /// Bytes of memory that its tensors take.
@@ -303,6 +351,13 @@ impl Drop for Asking<'_> {
     fn drop(&mut self) {
         self.app.asked_for.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
     }
+}
+
+/// A call as a serialised `PredictRequest`, with the inputs that it left out.
+fn predict_request(servable: &Servable, call: &Call) -> Vec<u8> {
+    let signature = servable.signature_of(call);
+    let inputs = signature.inputs.iter().map(|input| &*input.name).zip(call.feeds.iter().map(|(_, tensor)| tensor));
+    log::predict_request(servable.name(), &signature.name, inputs)
 }
 
 /// How many of something there are at the moment.

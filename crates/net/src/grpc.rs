@@ -232,14 +232,18 @@ fn write_predict(answer: &Answer, form: Form, share: &Share) -> Result<Bytes, St
 
 fn bind_predict(app: &App, request: PredictView<'_>) -> Result<(Arc<Servable>, Call), Status> {
     request.check_names()?;
-    let spec = request.spec.ok_or_else(missing_spec)?;
+    let spec = request.spec.as_ref().ok_or_else(missing_spec)?;
     let servable = app.routes.current().resolve(&spec.name, &spec.choice)?;
-    let signature = signature_named(&servable, &spec.signature_name)?;
-    app.check_method_name(signature)?;
-    let limits = &app.settings.limits;
-    let call =
-        bind(signature, request.inputs, &request.output_filter, |slot, view| view.to_tensor(&slot.name, limits))?;
+    let call = bind_to(&servable, request, &app.settings)?;
     Ok((servable, call))
+}
+
+/// Matches a request against the signature that it names, whichever servable it was meant for.
+pub(crate) fn bind_to(servable: &Servable, request: PredictView<'_>, settings: &Settings) -> Result<Call, Status> {
+    let signature = signature_named(servable, request.spec.as_ref().map_or("", |spec| &spec.signature_name))?;
+    settings.check_method_name(signature)?;
+    let limits = &settings.limits;
+    bind(signature, request.inputs, &request.output_filter, |slot, view| view.to_tensor(&slot.name, limits))
 }
 
 /// The signature of this name; `FAILED_PRECONDITION` if there is none.

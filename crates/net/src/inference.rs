@@ -19,7 +19,7 @@ use servable_wire::messages::tensorflow::serving::{
 };
 use servable_wire::predict::SpecView;
 
-use crate::app::{App, Planned};
+use crate::app::{App, Planned, Settings};
 use crate::body::Share;
 use crate::framing::framed_message;
 use crate::grpc::{Received, missing_spec};
@@ -101,18 +101,21 @@ pub(crate) async fn run_tasks(app: Arc<App>, received: Received) -> Result<Bytes
 }
 
 fn plan_tasks(app: &App, request: &MultiView<'_>) -> Result<Planned, Status> {
-    let (first, _) =
-        request.tasks.first().ok_or_else(|| Status::invalid_argument("ModelSpec has no name specified."))?;
+    let (first, _) = request.tasks.first().ok_or_else(no_task)?;
     let servable = app.routes.current().resolve(&first.name, &first.choice)?;
-    let tasks = checked_tasks(app, &servable, request)?;
+    let tasks = checked_tasks(&servable, request, &app.settings)?;
     Planned::new(&servable, &tasks, &request.input.to_tensor(&app.settings.limits)?)
 }
 
+pub(crate) fn no_task() -> Status {
+    Status::invalid_argument("ModelSpec has no name specified.")
+}
+
 /// What is to be done with which signature, in the order of checks that clients know.
-fn checked_tasks<'a>(
-    app: &App,
+pub(crate) fn checked_tasks<'a>(
     servable: &'a Servable,
     request: &MultiView<'_>,
+    settings: &Settings,
 ) -> Result<Vec<(Task, &'a Signature)>, Status> {
     request.check_tasks()?;
     let mut seen = HashSet::new();
@@ -135,7 +138,7 @@ fn checked_tasks<'a>(
             .ok_or_else(|| Status::invalid_argument(format!("Requested signature not found in model graph: {name}")))?;
         let task = Task::from_method_name(method)
             .ok_or_else(|| Status::unimplemented(format!("Unsupported signature method_name: {method}")))?;
-        task.check(signature, app.settings.check_method_names)?;
+        task.check(signature, settings.check_method_names)?;
         Ok((task, signature))
     };
     request.tasks.iter().map(check).collect()

@@ -19,7 +19,10 @@ mod server;
 mod session;
 mod shard;
 mod stall;
+mod tap;
+mod warmup;
 
 pub use app::Settings;
 pub use control::ControlCall;
 pub use server::{Ports, Server, Snapshot};
+pub use warmup::{Warmup, WarmupError};

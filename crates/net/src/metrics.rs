@@ -1,6 +1,6 @@
 //! Counters under the names that TensorFlow Serving gives them, and the page that shows them.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -15,13 +15,22 @@ const MOST_UNKNOWN_NAMES: usize = 100;
 /// A longer one is counted with the others.
 const LONGEST_UNKNOWN_NAME: usize = 256;
 const OTHER_NAMES: &str = "(other)";
+/// Paths, with statuses, that warm-up is counted for; the oldest makes room for a new one. Versions come and go for ever.
+const MOST_WARMED_UP: usize = 100;
 
-/// Counters of requests. Cheap enough for every request.
+const WARMUP_LATENCY: &str = ":tensorflow:serving:model_warmup_latency";
+const WARMUP_RECORDS: &str = ":tensorflow:serving:model_warmup_records_read";
+
+/// Counters of requests, cheap enough for every request, and of warm-ups.
 pub(crate) struct Metrics {
     requests: IntCounterVec,
     latency: HistogramVec,
     runtime: HistogramVec,
     unknown_names: Mutex<HashSet<String>>,
+    warmup_latency: HistogramVec,
+    warmup_records: IntCounterVec,
+    /// The labels that the two have, oldest first.
+    warmed_up: Mutex<VecDeque<(String, Code)>>,
 }
 
 /// Where a request came in.
@@ -45,6 +54,9 @@ impl Metrics {
             latency: histogram(":tensorflow:serving:request_latency", "latency", &["model_name", "API", "entrypoint"])?,
             runtime: histogram(":tensorflow:serving:runtime_latency", "run time", &["model_name", "API", "runtime"])?,
             unknown_names: Mutex::default(),
+            warmup_latency: histogram(WARMUP_LATENCY, "warm-up", &["model_path", "status"])?,
+            warmup_records: IntCounterVec::new(Opts::new(WARMUP_RECORDS, "records"), &["model_path", "status"])?,
+            warmed_up: Mutex::default(),
         })
     }
 
@@ -70,6 +82,25 @@ impl Metrics {
         self.runtime.with_label_values(&[model, api, "TF1"]).observe(microseconds(took));
     }
 
+    /// The version in this folder has been warmed up, or could not be.
+    pub(crate) fn warmed_up(&self, path: &str, code: Code, records: u64, took: Duration) {
+        let mut warmed_up = self.warmed_up.lock().unwrap_or_else(PoisonError::into_inner);
+        if !warmed_up.iter().any(|known| known.0 == path && known.1 == code) {
+            warmed_up.push_back((path.to_owned(), code));
+        }
+        if warmed_up.len() > MOST_WARMED_UP
+            && let Some((path, code)) = warmed_up.pop_front()
+        {
+            let labels = [&*path, code.name()];
+            // They cannot be missing; if they were, that would be as good.
+            let _ = self.warmup_latency.remove_label_values(&labels);
+            let _ = self.warmup_records.remove_label_values(&labels);
+        }
+        let labels = [path, code.name()];
+        self.warmup_latency.with_label_values(&labels).observe(microseconds(took));
+        self.warmup_records.with_label_values(&labels).inc_by(records);
+    }
+
     /// Whoever sends made-up names must not make the table of counters grow for ever.
     fn bounded<'a>(&self, model: &'a str) -> &'a str {
         if model.len() > LONGEST_UNKNOWN_NAME {
@@ -90,10 +121,12 @@ impl Metrics {
     /// model's name first. The library's own encoder writes none of that.
     pub(crate) fn page(&self) -> String {
         let mut page = String::new();
-        let collectors: [(&str, &str, &dyn Collector); 3] = [
+        let collectors: [(&str, &str, &dyn Collector); 5] = [
             (":tensorflow:serving:request_count", "counter", &self.requests),
             (":tensorflow:serving:request_latency", "histogram", &self.latency),
             (":tensorflow:serving:runtime_latency", "histogram", &self.runtime),
+            (WARMUP_LATENCY, "histogram", &self.warmup_latency),
+            (WARMUP_RECORDS, "counter", &self.warmup_records),
         ];
         for (name, kind, collector) in collectors {
             let _ = writeln!(page, "# TYPE {name} {kind}");
@@ -175,9 +208,27 @@ mod tests {
     }
 
     #[test]
+    fn warm_ups_are_counted_for_as_many_versions_as_matter() {
+        let metrics = Metrics::new().expect("names are valid");
+        metrics.warmed_up("/m/0", Code::Ok, 2, Duration::from_micros(11));
+        metrics.warmed_up("/m/0", Code::Ok, 3, Duration::from_micros(11));
+        let page = metrics.page();
+        let line = ":tensorflow:serving:model_warmup_records_read{model_path=\"/m/0\",status=\"OK\"} 5";
+        assert!(page.lines().any(|have| have == line), "{page}");
+        let line = ":tensorflow:serving:model_warmup_latency_count{model_path=\"/m/0\",status=\"OK\"} 2";
+        assert!(page.lines().any(|have| have == line), "{page}");
+        for version in 1..1000 {
+            metrics.warmed_up(&format!("/m/{version}"), Code::DataLoss, 0, Duration::ZERO);
+        }
+        let page = metrics.page();
+        assert_eq!(page.matches("model_warmup_records_read{").count(), MOST_WARMED_UP);
+        assert!(page.contains("\"/m/999\",status=\"DATA_LOSS\"") && !page.contains("/m/0"));
+    }
+
+    #[test]
     fn the_page_looks_as_dashboards_expect() {
         let metrics = Metrics::new().expect("names are valid");
-        assert_eq!(metrics.page().lines().count(), 3, "types are there before the first request");
+        assert_eq!(metrics.page().lines().count(), 5, "types are there before the first request");
         metrics.answered("m\"", true, Entry { api: "predict", entrypoint: "REST" }, Ok(()), Duration::from_micros(11));
         let page = metrics.page();
         for line in [

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper_util::server::graceful::GracefulShutdown;
-use servable_core::Status;
 use servable_core::routes::{RouteTable, Routes};
+use servable_core::{Code, Status};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -21,6 +21,7 @@ use crate::listen::{Acceptor, Bound, DEFAULT_CONNECTIONS, Protocol};
 use crate::metrics::Metrics;
 use crate::reflection::Reflection;
 use crate::shard::{STACK_BYTES, Shards};
+use crate::tap::Tap;
 
 const DEFAULT_BYTES_IN_FLIGHT: usize = 2 << 30;
 /// Runs at a time outside the network threads: more than there are cores, since some wait for others; not so many that
@@ -92,6 +93,7 @@ impl Server {
             metrics,
             reflection,
             control,
+            tap: Tap::default(),
             connections: Gauge::default(),
             in_flight: Gauge::default(),
             arriving: Gauge::default(),
@@ -186,6 +188,30 @@ impl Server {
             requests_in_flight: self.app.in_flight.value(),
             requests_total: self.app.requests.load(Ordering::Relaxed),
         }
+    }
+
+    /// Counts the warm-up of the version in the folder `path`; it shows on the page of metrics, if there is one.
+    pub fn count_warmup(&self, path: &str, code: Code, records: u64, took: Duration) {
+        if let Some(metrics) = &self.app.metrics {
+            metrics.warmed_up(path, code, records, took);
+        }
+    }
+
+    /// Waits for the next requests for a model that are answered, and gives them as serialised `PredictionLog`s: so many,
+    /// or fewer if they take more bytes than this, the time is over or the server stops.
+    ///
+    /// `NOT_FOUND` for a model that is not configured, `FAILED_PRECONDITION` while requests are being captured.
+    pub fn capture(
+        &self,
+        model: &str,
+        count: usize,
+        max_bytes: usize,
+        timeout: Duration,
+    ) -> Result<Vec<Vec<u8>>, Status> {
+        if !self.app.routes.current().models.contains_key(model) {
+            return Err(Status::not_found(format!("no model is called {model}")));
+        }
+        self.app.tap.capture(model, count, max_bytes, timeout.min(LONGEST_WAIT), || self.has_stopped())
     }
 
     /// Waits for the next call that the control plane has to answer; `None` after the timeout or once stopped.

@@ -112,6 +112,10 @@ fn read_task(message: Span<'_>) -> Result<(SpecView<'_>, Cow<'_, str>), Malforme
 }
 
 impl<'a> ExamplesView<'a> {
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
     /// Further lists of the same kind are appended; one of the other kind replaces what there was.
     fn merge(&mut self, message: Span<'a>) -> Result<(), Malformed> {
         for field in Fields::of(message) {

@@ -5,7 +5,9 @@
 pub mod examples;
 pub mod fields;
 pub mod json;
+pub mod log;
 pub mod predict;
+pub mod records;
 pub mod reflect;
 pub mod saved_model;
 pub mod session;

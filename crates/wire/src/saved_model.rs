@@ -1,6 +1,6 @@
 //! What a SavedModel offers: the signatures of its meta graphs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,6 +9,7 @@ use servable_core::servable::Description;
 use servable_core::{DataType, Endpoint, Limits, Signature, Slot, Status, Tensor};
 
 use crate::fields::Fields;
+use crate::messages::tensorflow::serving::SignatureDefMap;
 use crate::messages::tensorflow::{MetaGraphDef, SavedModel, SignatureDef, TensorInfo, tensor_info::Encoding};
 use crate::reflect;
 use crate::span::{Pieces, Span};
@@ -22,9 +23,30 @@ const SIGNATURE_MAP_SIGNATURES: u32 = 1;
 /// Reads the signatures of a serialised `MetaGraphDef`; `endpoint` says where in the session a tensor is.
 pub fn signatures(
     meta_graph: &[u8],
+    endpoint: impl FnMut(&str) -> Result<Endpoint, Status>,
+) -> Result<Vec<Signature>, Status> {
+    signatures_of(MetaGraphDef::decode(meta_graph).map_err(|error| unreadable(&error))?, endpoint)
+}
+
+/// The signatures that a `saved_model.pb` has for the graph with exactly these tags. Good for reading requests and for
+/// nothing else: there is no session that they belong to.
+pub fn unloaded_signatures(saved_model: &[u8], tags: &[String]) -> Result<Vec<Signature>, Status> {
+    let saved_model = SavedModel::decode(saved_model).map_err(|error| unreadable(&error))?;
+    let wanted: HashSet<&String> = tags.iter().collect();
+    let has_tags = |graph: &MetaGraphDef| {
+        let info = graph.meta_info_def.as_ref();
+        info.map_or(&[][..], |info| &info.tags).iter().collect::<HashSet<_>>() == wanted
+    };
+    let meta_graph = saved_model.meta_graphs.into_iter().find(has_tags).ok_or_else(|| {
+        Status::not_found(format!("the SavedModel has no graph with the tags {{ {} }}", tags.join(", ")))
+    })?;
+    signatures_of(meta_graph, |_| Ok(Endpoint(0)))
+}
+
+fn signatures_of(
+    meta_graph: MetaGraphDef,
     mut endpoint: impl FnMut(&str) -> Result<Endpoint, Status>,
 ) -> Result<Vec<Signature>, Status> {
-    let meta_graph = MetaGraphDef::decode(meta_graph).map_err(|error| unreadable(&error))?;
     let mut signatures = Vec::with_capacity(meta_graph.signature_def.len());
     for (name, signature) in meta_graph.signature_def {
         let mut slots = |infos: HashMap<String, TensorInfo>| -> Vec<Slot> {
@@ -85,9 +107,18 @@ pub fn summary(saved_model: &[u8]) -> Result<serde_json::Value, Status> {
 
 fn meta_graph_summary(meta_graph: MetaGraphDef) -> serde_json::Value {
     let info = meta_graph.meta_info_def.unwrap_or_default();
-    let signatures: serde_json::Map<_, _> =
-        meta_graph.signature_def.into_iter().map(|(name, signature)| (name, signature_summary(signature))).collect();
+    let signatures = summaries(meta_graph.signature_def);
     serde_json::json!({ "tags": info.tags, "tensorflow_version": info.tensorflow_version, "signatures": signatures })
+}
+
+/// The signatures of a serialised `SignatureDefMap`, as [`summary`] has them.
+pub fn signature_summaries(signature_map: &[u8]) -> Result<serde_json::Value, Status> {
+    let map = SignatureDefMap::decode(signature_map).map_err(|error| unreadable(&error))?;
+    Ok(summaries(map.signature_def))
+}
+
+fn summaries(signatures: HashMap<String, SignatureDef>) -> serde_json::Value {
+    signatures.into_iter().map(|(name, signature)| (name, signature_summary(signature))).collect()
 }
 
 fn signature_summary(signature: SignatureDef) -> serde_json::Value {

@@ -96,6 +96,11 @@ impl<'a> TensorView<'a> {
         Ok(())
     }
 
+    /// The element type, if it is known, and the sizes of the dimensions, as they stand there: nothing is checked.
+    pub fn declared(&self) -> (Option<DataType>, &[i64]) {
+        (DataType::from_number(self.dtype), &self.sizes)
+    }
+
     fn merge_shape(&mut self, message: Span<'a>) -> Result<(), Malformed> {
         for field in Fields::of(message) {
             if let (number::SHAPE_DIM, value) = field? {

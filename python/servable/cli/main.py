@@ -13,6 +13,7 @@ usage: servable <command>
 
   serve --model_base_path=<folder>   serve models, with the flags of tensorflow_model_server
   show <folder>                      print the signatures of a SavedModel
+  warmup show|make|record            files of requests that a version answers before it is served
   demo                               serve two small models that come along, with requests to try
 
   --version                          print the versions
@@ -51,6 +52,10 @@ def _command(arguments: Sequence[str]) -> int:
         from servable.cli import show
 
         return show.show(rest)
+    if name == "warmup":
+        from servable.cli import warmup
+
+        return warmup.warmup(rest)
     if name == "--version":
         from servable.cli import serve
 

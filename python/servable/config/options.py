@@ -311,16 +311,29 @@ def _tensorflow() -> tuple[Option, ...]:
             Kind.BOOL,
             True,
             group,
-            "Warm-up records are not replayed yet, with either value.",
-            support=Support.WITHOUT_EFFECT,
+            "Send the requests in assets.extra/tf_serving_warmup_requests to a version before it is available.",
         ),
         Option(
             "num_request_iterations_for_warmup",
             Kind.INT32,
             0,
             group,
-            "How often to replay warm-up records.",
-            support=Support.NOT_YET,
+            "How often to send each warm-up request; once if 0 or less.",
+        ),
+        Option(
+            "synthesize_warmup",
+            Kind.BOOL,
+            False,
+            group,
+            "Make warm-up requests of zeros from the signatures of versions that bring none. Requests that the model "
+            "refuses are left out.",
+        ),
+        Option(
+            "synthesize_warmup_batch_sizes",
+            Kind.STRING,
+            "1",
+            group,
+            "Batch sizes of the requests that synthesize_warmup makes, separated by commas.",
         ),
         Option(
             "remove_unused_fields_from_bundle_metagraph",

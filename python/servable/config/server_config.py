@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,9 +14,18 @@ from servable.config.model_config import ModelConfig, Transition
 from servable.config.options import OPTIONS, Support
 from servable.config.session_config import SessionOptions, has_own_threads
 from servable.errors import InvalidArgumentError, MalformedFileError, reading
-from servable.types import LimitSpec, ServerSpec, SessionSpec
+from servable.types import LimitSpec, ServerSpec, SessionSpec, WarmupOptions
 
-__all__ = ["Config", "Files", "LoadingOptions", "ModelOptions", "config_from", "read_files", "read_models"]
+__all__ = [
+    "Config",
+    "Files",
+    "LoadingOptions",
+    "ModelOptions",
+    "batch_sizes",
+    "config_from",
+    "read_files",
+    "read_models",
+]
 
 T = TypeVar("T")
 
@@ -65,6 +75,7 @@ class Config:
     models: ModelOptions
     loading: LoadingOptions
     session: SessionOptions
+    warmup: WarmupOptions
     monitoring_file: str | None
     drain_timeout_s: float
     errors: tuple[str, ...] = ()
@@ -122,11 +133,25 @@ def config_from(flags: FlagValues, models: Sequence[ModelConfig] = ()) -> Config
             inter_op_parallelism=given.get("tensorflow_inter_op_parallelism"),
             gpu_memory_fraction=given.get("per_process_gpu_memory_fraction"),
         ),
+        warmup=WarmupOptions(
+            enabled=values["enable_model_warmup"],
+            iterations=max(1, values["num_request_iterations_for_warmup"]),
+            synthesize=values["synthesize_warmup"],
+            batch_sizes=batch_sizes("synthesize_warmup_batch_sizes", values["synthesize_warmup_batch_sizes"]),
+            check_method_names=values["enable_signature_method_name_check"],
+        ),
         monitoring_file=values["monitoring_config_file"] or None,
         drain_timeout_s=values["drain_timeout_seconds"],
         errors=(f"REST is off: --rest_api_port and --port are both {values['port']}",) if clash else (),
         notes=tuple(_notes(values)),
     )
+
+
+def batch_sizes(name: str, text: str) -> tuple[int, ...]:
+    """The numbers in a text such as `1,8,32`, which is the value of the flag `name`."""
+    if not re.fullmatch(r"[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*", text):
+        raise InvalidArgumentError(f"--{name} takes numbers from 1 on, separated by commas, and not {text!r}")
+    return tuple(int(size) for size in text.split(","))
 
 
 def _server(values: Mapping[str, Any], *, with_rest: bool) -> ServerSpec:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
 from servable.errors import FailedPreconditionError
-from servable.types import SessionSpec
+from servable.types import SessionSpec, WarmupOptions
+from servable.warmup.replay import CountWarmup, count_nothing
 
 if TYPE_CHECKING:
     from servable.models.loader import Loader
@@ -22,10 +23,12 @@ PLATFORMS: Mapping[str, str] = {"tensorflow": "servable.platforms.tensorflow:ope
 
 @dataclass(frozen=True)
 class PlatformSettings:
-    """What the command line says to platforms."""
+    """What the command line says to platforms, and to whom they tell what they count."""
 
     session: SessionSpec
     op_libraries: tuple[str, ...] = ()
+    warmup: WarmupOptions = field(default_factory=WarmupOptions)
+    count_warmup: CountWarmup = count_nothing
 
 
 class Platform(Protocol):

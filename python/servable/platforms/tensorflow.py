@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from servable.errors import FailedPreconditionError, NotFoundError, ServableError
 from servable.platforms.base import PlatformSettings
 from servable.platforms.ops import OpPackage, missing_op, package_of
+from servable.warmup.replay import WarmUp
 
 if TYPE_CHECKING:
     from servable.engine import EngineError, Runtime, Servable
@@ -27,8 +28,6 @@ if sys.platform != "darwin":
 """The framework, and the library with the C API; both lie in the package's folder."""
 
 SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
-
-WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 
 ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "1",  # without INFO
@@ -47,8 +46,19 @@ def open_tensorflow(settings: PlatformSettings) -> TensorFlowPlatform:
     """The platform on the compiled engine and the installed packages."""
     from servable import engine
 
+    warm_up = WarmUp(
+        settings.warmup,
+        read_records=engine.RecordReader,
+        encode_json=engine.encode_json,
+        engine_error=engine.EngineError,
+        count=settings.count_warmup,
+    )
     return TensorFlowPlatform(
-        settings, open_runtime=engine.Runtime.open, engine_error=engine.EngineError, find_package=find_package
+        settings,
+        open_runtime=engine.Runtime.open,
+        engine_error=engine.EngineError,
+        find_package=find_package,
+        warm_up=warm_up.run,
     )
 
 
@@ -71,11 +81,13 @@ class TensorFlowPlatform:
         open_runtime: Callable[[str, str], Runtime],
         engine_error: type[EngineError],
         find_package: Callable[[str], Path | None],
+        warm_up: Callable[[Servable, str], None],
     ) -> None:
         self._settings = settings
         self._open_runtime = open_runtime
         self._engine_error = engine_error
         self._find_package = find_package
+        self._warm_up = warm_up
         self._opening = threading.Lock()  # guards what follows; held while libraries are loaded
         self._runtime: Runtime | None = None
         self._registered: set[str] = set()
@@ -98,7 +110,7 @@ class TensorFlowPlatform:
             return self._capacity
 
     def load(self, name: str, version: int, path: str) -> Servable:
-        """Load a SavedModel, with the ops of those installed packages that it turns out to need."""
+        """Load a SavedModel and warm it up, with the ops of those installed packages that it turns out to need."""
         runtime = self._open()
         registered: set[str] = set()
         while True:
@@ -117,8 +129,11 @@ class TensorFlowPlatform:
                     raise ServableError(error.message + place, code=error.code) from error
                 self._register(runtime, op, error.message)
                 registered.add(op)
-        if os.path.exists(os.path.join(path, WARMUP_FILE)):
-            log.warning("%s has warm-up requests; this version of servable does not send them", path)
+        try:
+            self._warm_up(servable, path)
+        except BaseException:
+            servable.unload(None)
+            raise
         return servable
 
     def _open(self) -> Runtime:

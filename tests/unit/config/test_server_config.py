@@ -7,6 +7,7 @@ from servable.config.flags import parse
 from servable.config.model_config import ModelConfig
 from servable.config.server_config import Config, config_from, read_files
 from servable.errors import InvalidArgumentError, MalformedFileError, NotFoundError
+from servable.types import WarmupOptions
 
 from tests.unit.fakes import FakeCodec
 
@@ -40,6 +41,22 @@ def test_the_defaults_are_those_of_tensorflow_serving() -> None:
 def test_addresses(arguments: list[str], grpc: str | None, rest: str | None) -> None:
     server = config(*arguments).server
     assert (server.grpc_address, server.rest_address) == (grpc, rest)
+
+
+def test_warm_up() -> None:
+    assert config().warmup == WarmupOptions()
+    flags = (
+        "--enable_model_warmup=false --num_request_iterations_for_warmup=3 --enable_signature_method_name_check "
+        "--synthesize_warmup --synthesize_warmup_batch_sizes=1,32"
+    )
+    assert config(*flags.split()).warmup == WarmupOptions(False, 3, True, (1, 32), True)
+    assert config("--num_request_iterations_for_warmup=-1").warmup.iterations == 1
+
+
+@pytest.mark.parametrize("text", ["", "0", "1,", "1;2", "-1", "1, 2", "9999999999"])
+def test_batch_sizes_that_are_none(text: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="--synthesize_warmup_batch_sizes takes numbers"):
+        config(f"--synthesize_warmup_batch_sizes={text}")
 
 
 def test_rest_is_off_on_the_port_of_grpc() -> None:

@@ -9,6 +9,8 @@ from servable.platforms.base import PlatformSettings
 from servable.platforms.tensorflow import LIBRARIES, TensorFlowPlatform, find_package
 from servable.types import SessionSpec
 
+from tests.unit.fakes import FakeServable
+
 if TYPE_CHECKING:
     from servable.engine import EngineError, Runtime, Servable
 
@@ -56,10 +58,17 @@ class World:
             open_runtime=self.runtime.open,
             engine_error=cast("type[EngineError]", FakeEngineError),
             find_package=self._find,
+            warm_up=self._warm_up,
         )
+        self.warmed_up: list[tuple[object, str]] = []
 
     def _find(self, module: str) -> Path | None:
         return self.folder / module if (self.folder / module).exists() else None
+
+    def _warm_up(self, servable: object, path: str) -> None:
+        self.warmed_up.append((servable, path))
+        if path == "/cold":
+            raise ServableError("too cold", code="DATA_LOSS")
 
     def install(self, *files: str) -> None:
         for file in files:
@@ -115,6 +124,22 @@ def test_a_folder_without_a_saved_model_is_called_that(folder: Path) -> None:
         "`saved_model.pb`)",
         "Specified file path: /absent",
     ]
+
+
+def test_a_version_is_warmed_up_before_it_is_handed_over(folder: Path) -> None:
+    world = World(folder)
+    assert world.warmed_up == []
+    servable = world.load()
+    assert world.warmed_up == [(servable, "/m/1")]
+
+
+def test_a_version_that_cannot_be_warmed_up_is_unloaded(folder: Path) -> None:
+    events: list[str] = []
+    world = World(folder)
+    world.runtime.load = lambda *arguments: cast("Servable", FakeServable("m", 1, events))  # type: ignore[method-assign]
+    with pytest.raises(ServableError, match="too cold"):
+        world.load("/cold")
+    assert events == ["unload m/1"]
 
 
 def test_custom_op_libraries_are_registered_before_any_model(folder: Path) -> None:

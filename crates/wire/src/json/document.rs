@@ -74,6 +74,11 @@ impl<'a> Document<'a> {
         }
     }
 
+    /// Whether it is a body for classify or regress.
+    pub fn has_examples(&self) -> bool {
+        self.examples.is_some()
+    }
+
     /// `INVALID_ARGUMENT` about the document as a whole.
     pub(super) fn wrong(&self, what: &str) -> Status {
         Status::invalid_argument(format!("JSON Value: {} {what}", dump(self.text)))

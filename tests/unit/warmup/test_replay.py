@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from servable.errors import ServableError
+from servable.types import WarmupOptions
+from servable.warmup.file import MOST_RECORDS, warmup_file
+from servable.warmup.replay import WarmUp
+
+from tests.unit.fakes import FakeClock
+
+if TYPE_CHECKING:
+    from servable.engine import EngineError, Servable
+
+
+class FakeEngineError(Exception):
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code, self.message = code, message
+
+
+class FakeServable:
+    """Refuses records that are no words, and fails for some words."""
+
+    def __init__(self, *signatures: str) -> None:
+        self._signatures = signatures
+        self.answered: list[tuple[bytes, int, bool]] = []
+
+    def signatures(self) -> str:
+        return json.dumps({name: {"method_name": "", "inputs": {}, "outputs": {}} for name in self._signatures})
+
+    def warm_up(self, record: bytes, iterations: int = 1, check_method_names: bool = False) -> None:
+        if b"\xff" in record:
+            raise ValueError("no PredictionLog")
+        if b"bad" in record:
+            raise FakeEngineError("OUT_OF_RANGE", "index 9\n\t[[node]]")
+        if record == b"unsupported":
+            raise FakeEngineError("UNIMPLEMENTED", "Unsupported log_type for warmup: 5")
+        self.answered.append((record, iterations, check_method_names))
+
+
+class World:
+    def __init__(self, folder: Path, records: Iterable[bytes] | None = None, **options: Any) -> None:
+        self.folder = folder
+        self.path = warmup_file(str(folder))
+        if records is not None:
+            Path(self.path).parent.mkdir()
+            Path(self.path).touch()
+        self.counted: list[tuple[str, str, int, float]] = []
+        clock = FakeClock()
+
+        def read(path: str) -> Iterator[bytes]:
+            assert path == self.path
+            for record in records or ():
+                if record == b"damaged":
+                    raise FakeEngineError("DATA_LOSS", f"corrupted record at 7 in {path}")
+                clock.now += 0.5
+                yield record
+
+        self.warm_up = WarmUp(
+            WarmupOptions(**options),
+            read_records=read,
+            encode_json=lambda message, text: text.encode(),
+            engine_error=cast("type[EngineError]", FakeEngineError),
+            count=lambda path, code, records, took_s: self.counted.append((path, code, records, took_s)),
+            clock=clock,
+        )
+
+    def run(self, servable: FakeServable) -> None:
+        self.warm_up.run(cast("Servable", servable), str(self.folder))
+
+    def error(self, servable: FakeServable) -> str:
+        with pytest.raises(ServableError) as caught:
+            self.run(servable)
+        return caught.value.status
+
+
+def test_records_are_sent_in_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    world, servable = World(tmp_path, [b"a", b"b"], iterations=3, check_method_names=True), FakeServable()
+    world.run(servable)
+    assert servable.answered == [(b"a", 3, True), (b"b", 3, True)]
+    assert world.counted == [(str(tmp_path), "OK", 2, 1.0)]
+    assert caplog.messages == [
+        f"Starting to read warmup data for model at {world.path}",
+        f"Finished reading warmup data for model at {world.path}. Number of warmup records read: 2. "
+        "Elapsed time (microseconds): 1000000.",
+    ]
+
+
+def test_a_version_without_a_file_is_as_good(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    world, servable = World(tmp_path), FakeServable("s")
+    world.run(servable)
+    assert (servable.answered, world.counted) == ([], [])
+    assert caplog.messages == [f"No warmup data file found at {world.path}"]
+
+
+@pytest.mark.parametrize("records", [[b"a"], None])
+def test_what_is_switched_off_sends_nothing(records: list[bytes] | None, tmp_path: Path) -> None:
+    servable = FakeServable("s")
+    World(tmp_path, records, enabled=False, synthesize=True).run(servable)
+    assert servable.answered == []
+
+
+@pytest.mark.parametrize(
+    ("record", "status"),
+    [
+        (b"bad", "OUT_OF_RANGE: index 9\n\t[[node]]; this is what warm-up record 2 of {path} came to"),
+        (b"unsupported", "UNIMPLEMENTED: Unsupported log_type for warmup: 5"),
+        (b"no\xff", "INVALID_ARGUMENT: Failed to parse warmup record: no\\xff from {path}"),
+        (
+            b"damaged",
+            "DATA_LOSS: corrupted record at 7 in {path}. Please verify your warmup data is in TFRecord format.",
+        ),
+    ],
+)
+def test_a_record_that_fails_ends_it(record: bytes, status: str, tmp_path: Path) -> None:
+    world, servable = World(tmp_path, [b"a", record, b"b"]), FakeServable()
+    assert world.error(servable) == status.format(path=world.path)
+    assert [answered for answered, _, _ in servable.answered] == [b"a"]
+    assert [counted[:3] for counted in world.counted] == [(str(tmp_path), status.partition(":")[0], 1)]
+
+
+def test_a_long_record_is_not_quoted_in_full(tmp_path: Path) -> None:
+    world = World(tmp_path, [b"\xff" * 100_000])
+    assert len(world.error(FakeServable())) < 5000
+
+
+def test_one_record_too_many_is_sent_and_then_an_error(tmp_path: Path) -> None:
+    world, servable = World(tmp_path, [b"a"] * (MOST_RECORDS + 5)), FakeServable()
+    assert world.error(servable) == (
+        f"INVALID_ARGUMENT: Number of warmup records exceeds the maximum (1000) at {world.path}"
+    )
+    assert len(servable.answered) == MOST_RECORDS + 1
+
+
+def test_as_many_records_as_may_be(tmp_path: Path) -> None:
+    servable = FakeServable()
+    World(tmp_path, [b"a"] * MOST_RECORDS).run(servable)
+    assert len(servable.answered) == MOST_RECORDS
+
+
+def test_requests_are_made_where_there_are_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    world, servable = World(tmp_path, synthesize=True, iterations=2), FakeServable("a", "bad", "c")
+    world.run(servable)
+    sent = [json.loads(record)["predict_log"]["request"]["model_spec"] for record, _, _ in servable.answered]
+    assert sent == [{"signature_name": "a"}, {"signature_name": "c"}]
+    assert [iterations for _, iterations, _ in servable.answered] == [2, 2]
+    assert world.counted == [(str(tmp_path), "OK", 2, 0.0)]
+    assert caplog.messages[1:] == [
+        f"No warm-up request for signature bad of {tmp_path}: index 9",
+        f"Warmed up {tmp_path} with 2 requests made from its signatures in 0.000 s",
+    ]
+
+
+def test_a_version_with_a_file_gets_nothing_else(tmp_path: Path) -> None:
+    servable = FakeServable("s")
+    World(tmp_path, [], synthesize=True).run(servable)
+    assert servable.answered == []
