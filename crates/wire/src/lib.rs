@@ -5,6 +5,7 @@
 pub mod examples;
 pub mod fields;
 pub mod json;
+mod mistake;
 pub mod predict;
 pub mod reflect;
 pub mod saved_model;
