@@ -8,6 +8,8 @@ use arc_swap::ArcSwap;
 use crate::servable::Servable;
 use crate::status::Status;
 
+const LABELS_REFUSED: &str = "ModelSpec has 'version_label' set, but it is not currently allowed by the server.";
+
 /// Which version a request wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Choice {
@@ -76,6 +78,8 @@ pub struct ModelRoutes {
 #[derive(Clone, Default)]
 pub struct Routes {
     pub models: HashMap<String, ModelRoutes>,
+    /// Requests may not name versions by label.
+    pub refuses_labels: bool,
 }
 
 impl Routes {
@@ -96,6 +100,9 @@ impl Routes {
                     .ok_or_else(|| Status::not_found(format!("Servable not found for request: Latest({name})")));
             }
             Choice::Version(version) => *version,
+            Choice::Label(_) if self.refuses_labels => {
+                return Err(Status::invalid_argument(LABELS_REFUSED));
+            }
             Choice::Label(label) => *model
                 .and_then(|model| model.labels.get(label))
                 .ok_or_else(|| Status::invalid_argument(format!("Unrecognized servable version label: {label}")))?,

@@ -8,8 +8,9 @@ use crate::app::App;
 
 /// A call that waits for the control plane. Dropped without an answer, it fails.
 pub struct ControlCall {
-    pub method: &'static str,
-    /// The serialised request message.
+    /// The RPC's name, or verb and target of a REST request.
+    pub method: String,
+    /// The serialised request message, or the body.
     pub request: Bytes,
     answer: oneshot::Sender<Result<Bytes, Status>>,
 }
@@ -22,10 +23,10 @@ impl ControlCall {
 }
 
 /// Hands a call to the control plane and waits for its answer.
-pub(crate) async fn ask(app: &App, method: &'static str, request: Bytes) -> Result<Bytes, Status> {
+pub(crate) async fn ask(app: &App, method: &str, request: Bytes) -> Result<Bytes, Status> {
     let (answer, answered) = oneshot::channel();
     app.control
-        .try_send(ControlCall { method, request, answer })
+        .try_send(ControlCall { method: method.to_owned(), request, answer })
         .map_err(|_| Status::resource_exhausted(format!("too many {method} calls are waiting")))?;
     tokio::select! {
         answer = answered => {
