@@ -76,11 +76,12 @@ class ControlCall:
 
     @property
     def method(self) -> str:
-        """The RPC's name: `HandleReloadConfigRequest`."""
+        """`HandleReloadConfigRequest`; from the admin port an RPC's full name, `servable.admin.v1.Admin/AddModel`, or
+        a verb and a target, `PUT /admin/v1/models/m?wait=false`."""
 
     @property
     def request(self) -> bytes:
-        """The serialised request message (`tensorflow.serving.ReloadConfigRequest`)."""
+        """The serialised request message (`tensorflow.serving.ReloadConfigRequest`); JSON after a verb."""
 
     def reply(self, response: bytes) -> None: ...
     def fail(self, code: str, message: str) -> None: ...
@@ -102,6 +103,8 @@ class Server:
 
     @property
     def rest_port(self) -> int | None: ...
+    @property
+    def admin_port(self) -> int | None: ...
     def snapshot(self) -> Mapping[str, int]:
         """Counters of this moment: `connections`, `requests_in_flight`, `requests_total`."""
 

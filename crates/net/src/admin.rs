@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http::header::{HeaderName, HeaderValue};
 use http::{Request, StatusCode, header};
 use hyper::body::Incoming;
 use servable_core::{Code, Status};
@@ -18,6 +20,8 @@ use crate::rest::{JSON, RestResponse, error, read_body, response, target_text};
 
 pub(crate) const SERVICE: &str = "servable.admin.v1.Admin";
 const REST_PREFIX: &str = "/admin/v1/";
+/// The name of an error's code, which is more than its HTTP status tells.
+const CODE: HeaderName = HeaderName::from_static("servable-code");
 /// What is said of a model is short.
 const MOST_BYTES: usize = 4 << 20;
 
@@ -52,6 +56,7 @@ pub(crate) async fn handle_rest(app: Arc<App>, _: Peer, request: Request<Incomin
         Ok(body) => response(StatusCode::OK, JSON, body),
         Err(status) => {
             let mut response = error(&status);
+            response.headers_mut().insert(CODE, HeaderValue::from_static(status.code.name()));
             if status.code == Code::Unimplemented {
                 // Paths have verbs, unlike RPCs: this one does not have the verb that was asked for.
                 *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
@@ -61,7 +66,7 @@ pub(crate) async fn handle_rest(app: Arc<App>, _: Peer, request: Request<Incomin
     })
 }
 
-async fn answer(app: &App, share: &Share, request: Request<Incoming>) -> Result<bytes::Bytes, Status> {
+async fn answer(app: &App, share: &Share, request: Request<Incoming>) -> Result<Bytes, Status> {
     check_origin(&request)?;
     let target = target_text(&request);
     if !target.starts_with(REST_PREFIX) {

@@ -13,6 +13,9 @@ usage: servable <command>
 
   serve --model_base_path=<folder>   serve models, with the flags of tensorflow_model_server
   show <folder>                      print the signatures of a SavedModel
+  models <list|status|add|remove|label>
+                                     see and change the models of a running server
+  config <check|diff> <file>         check a model configuration file, or compare it with a running server
   demo                               serve two small models that come along, with requests to try
 
   --version                          print the versions
@@ -51,6 +54,14 @@ def _command(arguments: Sequence[str]) -> int:
         from servable.cli import show
 
         return show.show(rest)
+    if name == "models":
+        from servable.cli import models
+
+        return models.models(rest)
+    if name == "config":
+        from servable.cli import config
+
+        return config.config(rest)
     if name == "--version":
         from servable.cli import serve
 

@@ -7,12 +7,16 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from servable.config import saved_model_config
+from servable.config.codec import Codec
 from servable.errors import FailedPreconditionError, ServableError
 from servable.platforms.base import PlatformSettings
 from servable.platforms.ops import OpPackage, missing_op, package_of
+from servable.types import SessionSpec
 
 if TYPE_CHECKING:
     from servable.engine import EngineError, Runtime, Servable
@@ -36,7 +40,11 @@ def open_tensorflow(settings: PlatformSettings) -> TensorFlowPlatform:
     from servable import engine
 
     return TensorFlowPlatform(
-        settings, open_runtime=engine.Runtime.open, engine_error=engine.EngineError, find_package=find_package
+        settings,
+        open_runtime=engine.Runtime.open,
+        engine_error=engine.EngineError,
+        find_package=find_package,
+        codec=engine,
     )
 
 
@@ -59,11 +67,13 @@ class TensorFlowPlatform:
         open_runtime: Callable[[str, str], Runtime],
         engine_error: type[EngineError],
         find_package: Callable[[str], Path | None],
+        codec: Codec,
     ) -> None:
         self._settings = settings
         self._open_runtime = open_runtime
         self._engine_error = engine_error
         self._find_package = find_package
+        self._codec = codec
         self._opening = threading.Lock()  # guards what follows; held while libraries are loaded
         self._runtime: Runtime | None = None
         self._registered: set[str] = set()
@@ -74,10 +84,11 @@ class TensorFlowPlatform:
     def load(self, name: str, version: int, path: str) -> Servable:
         """Load a SavedModel, with the ops of those installed packages that it turns out to need."""
         runtime = self._open()
+        session = self._session(name, version, path)
         registered: set[str] = set()
         while True:
             try:
-                servable = runtime.load(name, version, path, self._settings.session)
+                servable = runtime.load(name, version, path, session)
                 break
             except self._engine_error as error:
                 op = missing_op(error.message)
@@ -89,6 +100,21 @@ class TensorFlowPlatform:
         if os.path.exists(os.path.join(path, WARMUP_FILE)):
             log.warning("%s has warm-up requests; this version of servable does not send them", path)
         return servable
+
+    def _session(self, name: str, version: int, path: str) -> SessionSpec:
+        """How this version's session is made: as all are, but for what the SavedModel itself says."""
+        session = self._settings.session
+        try:
+            config = saved_model_config.find(path, self._codec)
+            if config is None:
+                return session
+            session = replace(session, config=saved_model_config.overridden(session.config, config, self._codec))
+        except (OSError, ValueError) as error:
+            log.warning("Failed to load saved model config: %s/%s in %s: %s", name, version, path, error)
+            return session
+        for field in config.ignored:
+            log.warning("%s has %s in its saved model config, which has no effect", path, field)
+        return session
 
     def _open(self) -> Runtime:
         with self._opening:

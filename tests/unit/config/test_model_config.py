@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from servable.config.model_config import (
     All,
+    LabelRule,
     Latest,
     ModelConfig,
     Policy,
@@ -116,25 +117,26 @@ def test_an_unknown_platform_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("allow_unavailable", "before", "version", "is_accepted"),
+    ("rule", "before", "version", "is_accepted"),
     [
-        (False, {}, 1, True),  # available
-        (False, {}, 2, False),
-        (False, {"stable": 2}, 2, False),  # stays, but is not available any more
-        (True, {}, 2, True),  # new
-        (True, {"stable": 2}, 2, True),  # stays
-        (True, {"stable": 1}, 2, False),  # moves
-        (True, {"stable": 2}, 1, True),  # moves to what is available
-        (True, {"canary": 1}, 2, True),  # new beside another one
+        (LabelRule.AVAILABLE, {}, 1, True),
+        (LabelRule.AVAILABLE, {}, 2, False),
+        (LabelRule.AVAILABLE, {"stable": 2}, 2, False),  # stays, but is not available any more
+        (LabelRule.NEW, {}, 2, True),  # new
+        (LabelRule.NEW, {"stable": 2}, 2, True),  # stays
+        (LabelRule.NEW, {"stable": 1}, 2, False),  # moves
+        (LabelRule.NEW, {"stable": 2}, 1, True),  # moves to what is available
+        (LabelRule.NEW, {"canary": 1}, 2, True),  # new beside another one
+        (LabelRule.ANY, {"stable": 1}, 2, True),
     ],
 )
-def test_labels(allow_unavailable: bool, before: dict[str, int], version: int, is_accepted: bool) -> None:
+def test_labels(rule: LabelRule, before: dict[str, int], version: int, is_accepted: bool) -> None:
     def check() -> None:
         check_labels(
             [ModelConfig("m", "/m", labels={"stable": version})],
             before=[ModelConfig("m", "/m", labels=before)],
             available={"m": [1]},
-            allow_unavailable=allow_unavailable,
+            rule=rule,
         )
 
     if is_accepted:

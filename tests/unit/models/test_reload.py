@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
-from servable.config.model_config import ModelConfig
+from servable.config.model_config import LabelRule, ModelConfig
 from servable.errors import FailedPreconditionError, NotFoundError, ServableError
 from servable.models.loader import Loader
 from servable.models.manager import Manager, Retries
@@ -28,7 +28,7 @@ class InlinePool:
 class World:
     """A reloader on a file system that is a dict, with a manager that works on its own thread."""
 
-    def __init__(self, folders: dict[str, list[str]], *, allow_unavailable_labels: bool = False) -> None:
+    def __init__(self, folders: dict[str, list[str]], *, labels: LabelRule = LabelRule.AVAILABLE) -> None:
         self.folders = folders
         self.broken: set[str] = set()
         self.manager = Manager(
@@ -43,7 +43,7 @@ class World:
             manager=self.manager,
             source=self.source,
             platforms=["tensorflow"],
-            allow_unavailable_labels=allow_unavailable_labels,
+            labels=labels,
         )
         threading.Thread(target=self.manager.run, daemon=True).start()
 
@@ -53,7 +53,7 @@ class World:
         return self.folders[path]
 
     def start(self, *models: ModelConfig) -> None:
-        assert self.reloader.start(models).wait(10)
+        assert self.reloader.start(models).configured.wait(10)
 
     def states(self, name: str) -> dict[int, str]:
         return statuses(self.manager.routes, name)
@@ -160,7 +160,7 @@ def test_labels_at_start_need_the_flag() -> None:
     labelled = ModelConfig("a", "/a", labels={"stable": 1})
     with pytest.raises(FailedPreconditionError):
         World({"/a": ["1"]}).start(labelled)
-    World({"/a": ["1"]}, allow_unavailable_labels=True).start(labelled)
+    World({"/a": ["1"]}, labels=LabelRule.NEW).start(labelled)
 
 
 def request(**fields: Any) -> bytes:

@@ -9,6 +9,8 @@ from servable.platforms.base import PlatformSettings
 from servable.platforms.tensorflow import LIBRARIES, TensorFlowPlatform, find_package
 from servable.types import SessionSpec
 
+from tests.unit.fakes import FakeCodec
+
 if TYPE_CHECKING:
     from servable.engine import EngineError, Runtime, Servable
 
@@ -56,6 +58,7 @@ class World:
             open_runtime=self.runtime.open,
             engine_error=cast("type[EngineError]", FakeEngineError),
             find_package=self._find,
+            codec=FakeCodec(),
         )
 
     def _find(self, module: str) -> Path | None:
