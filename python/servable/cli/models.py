@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,11 @@ from servable.cli.arguments import Parser, run, show
 from servable.cli.columns import aligned
 from servable.config.model_config import All, Latest, ModelConfig, Policy, Specific, Transition, to_json
 from servable.errors import FlagError, NotFoundError, ServableError
+from servable.types import State
 
 __all__ = ["as_list", "as_status", "models"]
+
+LOOK_AGAIN_S = 0.1
 
 
 def models(arguments: Sequence[str]) -> int:
@@ -57,13 +61,16 @@ def _parser() -> Parser:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in text.split(","))
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected numbers such as 1,2; got {text}") from error
 
 
 def _label_at(text: str) -> tuple[str, int]:
     label, _, version = text.rpartition("=")
-    if not label:
-        raise ValueError(text)
+    if not label or not version.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a label and a number, such as stable=1; got {text}")
     return label, int(version)
 
 
@@ -97,12 +104,19 @@ def _add(options: argparse.Namespace) -> int:
         lazy=True if options.lazy else None,
         pinned=options.pinned,
     )
-    answer = client.add(
-        options.name, to_json(model), wait=not options.no_wait, timeout_ms=max(0, int(options.timeout * 1000))
-    )
+    end = time.monotonic() + (options.timeout or float("inf"))
+    answer = client.add(options.name, to_json(model), wait=not options.no_wait, timeout_ms=int(options.timeout * 1000))
     for label, version in labels.items() if not options.no_wait else ():
+        while _is_coming(answer, version) and time.monotonic() < end:
+            time.sleep(LOOK_AGAIN_S)
+            answer = client.get(options.name)
         answer = client.set_label(options.name, label, version)
     return _show_model(options, answer)
+
+
+def _is_coming(model: Mapping[str, Any], version: int) -> bool:
+    states = {known["version"]: known["state"] for known in model["versions"]}
+    return states.get(version) in (State.START.name, State.LOADING.name)
 
 
 def _labels(client: AdminClient, name: str) -> Mapping[str, int]:

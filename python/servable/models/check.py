@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from servable.config.model_config import MESSAGE, ModelConfig, Specific, check_l
 from servable.errors import ServableError
 from servable.models.source import VersionFolder, aspired, versions_in
 
-__all__ = ["Finding", "Severity", "check"]
+__all__ = ["Finding", "Severity", "World", "check"]
 
 
 class Severity(enum.Enum):
@@ -64,13 +65,13 @@ def check(text: str, codec: Codec, world: World) -> list[Finding]:
         problem = "custom_model_config is not supported"
         return [Finding(Severity.ERROR, problem, "model_config_list { config { ... } }", field="custom_model_config")]
     entries = decoded.get("model_config_list", {}).get("config", [])
-    findings = (
-        [] if entries else [Finding(Severity.WARNING, "no model is listed", "config { ... } in model_config_list")]
-    )
+    findings = []
+    if not entries:
+        findings.append(Finding(Severity.WARNING, "no model is listed", "config { ... } in model_config_list"))
     lines = _Lines(text, len(entries))
     seen: set[str] = set()
     for index, entry in enumerate(entries):
-        note = _Notes(entry.get("name", ""), lambda field, index=index: lines.of(index, field))
+        note = _Notes(entry.get("name", ""), functools.partial(lines.of, index))
         _check_entry(entry, seen, note, world)
         findings += note.findings
     if any(entry.get("version_labels") for entry in entries):

@@ -77,11 +77,13 @@ def _difference(
         return Difference(name, Change.ADDED, _fields({}, to_json(after)), loads)
     if before is None:
         return None
-    fields = _fields(to_json(before.model), to_json(after) if after else {})
-    if before.is_added:
-        return Difference(name, Change.KEPT, fields) if fields else None
+    if after is None and before.is_added:
+        return Difference(name, Change.KEPT)
     if after is None:
         return Difference(name, Change.REMOVED, unloads=tuple(sorted(before.available)))
+    fields = _fields(to_json(before.model), to_json(after))
+    if before.is_added:
+        return Difference(name, Change.KEPT, fields) if fields else None
     loads, unloads = _versions(after, before.available, folders)
     return Difference(name, Change.CHANGED, fields, loads, unloads) if fields else None
 
