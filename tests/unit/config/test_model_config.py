@@ -17,6 +17,9 @@ from servable.config.model_config import (
     check_platforms,
     from_json,
     from_text,
+    model_from_json,
+    rooted,
+    to_json,
 )
 from servable.errors import FailedPreconditionError, InvalidArgumentError, ServableError, UnimplementedError
 
@@ -147,3 +150,33 @@ def test_labels(rule: LabelRule, before: dict[str, int], version: int, is_accept
     assert caught.value.message == (
         "Request to assign label to version 2 of model m, which is not currently available for inference"
     )
+
+
+def test_a_model_survives_json() -> None:
+    full = ModelConfig(
+        "m",
+        "/m",
+        "other",
+        Specific((1, 2)),
+        {"stable": 1},
+        Transition.RESOURCE_PRESERVING,
+        lazy=True,
+        pinned=True,
+        logging={"sampling_config": {"sampling_rate": 0.5}},
+    )
+    for model in (full, ModelConfig("m", "/m"), ModelConfig("m", "/m", policy=All(), lazy=False, logging={})):
+        assert model_from_json(to_json(model)) == model
+    assert to_json(ModelConfig("m", "/m")) == {"name": "m", "base_path": "/m", "model_platform": "tensorflow"}
+
+
+def test_labels_may_be_off() -> None:
+    check_labels([ModelConfig("m", "/m")], available={}, rule=LabelRule.NONE)
+    with pytest.raises(FailedPreconditionError, match="Model version labels are not currently allowed by the server"):
+        check_labels([ModelConfig("m", "/m", labels={"x": 1})], available={"m": [1]}, rule=LabelRule.NONE)
+
+
+def test_relative_paths_are_joined_to_the_root() -> None:
+    models = [ModelConfig("a", "a/b"), ModelConfig("b", "/b"), ModelConfig("c", "gs://c")]
+    assert [model.base_path for model in rooted(models, "/root")] == ["/root/a/b", "/b", "gs://c"]
+    assert [model.base_path for model in rooted(models, "gs://root/")] == ["gs://root/a/b", "/b", "gs://c"]
+    assert rooted(models, "") == tuple(models)
