@@ -6,7 +6,6 @@ import functools
 import http.client
 import itertools
 import json
-import os
 import shutil
 import signal
 import threading
@@ -292,22 +291,39 @@ def test_a_file_is_checked_and_compared(empty: Administered, tmp_path: Path) -> 
     assert run_to_end("servable", "config", "check", str(tmp_path / "none")).returncode == 255
 
 
-def test_a_slow_add_holds_up_nobody(empty: Administered, tmp_path: Path) -> None:
-    base = tmp_path / "fifo"
+RETRIES = ("--max_num_load_retries=1000000", "--load_retry_interval_micros=20000")
+"""A version that cannot be loaded is loading until it can be."""
+
+
+def test_a_slow_add_holds_up_nobody(tmp_path: Path) -> None:
+    base = tmp_path / "slow"
     (base / "1").mkdir(parents=True)
-    os.mkfifo(base / "1" / "saved_model.pb")  # reading it waits until somebody writes
-    answers: list[Answer] = []
-    slow = threading.Thread(target=lambda: answers.append(empty.add("slow", base)))
-    slow.start()
-    empty.wait_for(lambda: "slow" in empty.names(), "the slow model is configured")
-    assert empty.add("quick", HALF_PLUS_TWO, "?wait=false").status == 200
-    assert empty.admin("DELETE", "/quick").status == 200
-    late = empty.add("slow", base, "?timeout_ms=1")
-    assert (late.status, late.headers["servable-code"]) == (504, "DEADLINE_EXCEEDED")
-    assert not answers
-    (base / "1" / "saved_model.pb").write_bytes(b"no SavedModel")
-    slow.join(TIMEOUT_S)
-    assert answers[0].status == 500
+    with administered(tmp_path, *RETRIES) as server:
+        answers: list[Answer] = []
+        slow = threading.Thread(target=lambda: answers.append(server.add("slow", base)))
+        slow.start()
+        server.wait_for(lambda: server.names() == ["slow"], "the slow model is configured")
+        late = server.add("slow", base, "?timeout_ms=1")
+        assert (late.status, late.headers["servable-code"]) == (504, "DEADLINE_EXCEEDED")
+        assert server.add("quick", HALF_PLUS_TWO, "?wait=false").status == 200
+        assert server.admin("DELETE", "/quick").status == 200
+        assert not answers
+        shutil.copytree(MODELS / "multi" / "1", base / "1", dirs_exist_ok=True)
+        slow.join(TIMEOUT_S)
+        assert answers[0].status == 200
+
+
+def test_a_stop_does_not_wait_for_a_waiting_add(tmp_path: Path) -> None:
+    base = tmp_path / "slow"
+    (base / "1").mkdir(parents=True)
+    with administered(tmp_path, *RETRIES) as server:
+        answers: list[Answer] = []
+        waiting = threading.Thread(target=lambda: answers.append(server.add("slow", base)))
+        waiting.start()
+        server.wait_for(lambda: server.names() == ["slow"], "the model is configured")
+        server.stop()
+        waiting.join(TIMEOUT_S)
+        assert answers[0].status == 503
 
 
 def test_a_restart_keeps_what_was_changed(tmp_path: Path) -> None:
@@ -419,17 +435,3 @@ def test_attacks_are_the_attackers_affair(empty: Administered) -> None:
     finally:
         for connection in slow:
             connection.close()
-
-
-def test_a_stop_does_not_wait_for_a_waiting_add(tmp_path: Path) -> None:
-    base = tmp_path / "fifo"
-    (base / "1").mkdir(parents=True)
-    os.mkfifo(base / "1" / "saved_model.pb")
-    with administered(tmp_path) as server:
-        answers: list[Answer] = []
-        waiting = threading.Thread(target=lambda: answers.append(server.add("slow", base)))
-        waiting.start()
-        server.wait_for(lambda: server.names() == ["slow"], "the model is configured")
-        server.stop()
-        waiting.join(TIMEOUT_S)
-        assert answers[0].status == 503

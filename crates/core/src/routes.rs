@@ -176,7 +176,8 @@ mod tests {
         let failed = VersionStatus { state: State::End, error: Some(Status::internal("broken")), servable: None };
         let versions = BTreeMap::from([(1, loaded(1)), (2, loaded(2)), (3, failed)]);
         let labels = HashMap::from([("stable".to_owned(), 1), ("gone".to_owned(), 3)]);
-        Routes { models: HashMap::from([("m".to_owned(), ModelRoutes { versions, labels })]) }
+        let models = HashMap::from([("m".to_owned(), ModelRoutes { versions, labels })]);
+        Routes { models, ..Routes::default() }
     }
 
     #[test]
@@ -198,6 +199,14 @@ mod tests {
             let got = routes.resolve(name, &choice).map(|servable| servable.version());
             assert_eq!(got, wanted.map_err(|(code, message)| Status::new(code, message)), "{name} {choice:?}");
         }
+    }
+
+    #[test]
+    fn labels_may_be_off() {
+        let routes = Routes { refuses_labels: true, ..routes() };
+        let refused = routes.resolve("m", &Choice::Label("stable".into())).map(|servable| servable.version());
+        assert_eq!(refused, Err(Status::invalid_argument(LABELS_REFUSED)));
+        assert!(routes.resolve("m", &Choice::Latest).is_ok());
     }
 
     #[test]

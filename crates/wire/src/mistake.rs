@@ -23,8 +23,8 @@ pub(crate) fn explain(error: &ParseError, pool: &DescriptorPool, text: &str) -> 
 
 fn position(text: &str, offset: usize) -> (usize, usize) {
     let before = &text.as_bytes()[..offset];
-    let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-    let column = offset - before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1) + 1;
+    let line = memchr::memchr_iter(b'\n', before).count() + 1;
+    let column = offset - memchr::memrchr(b'\n', before).map_or(0, |newline| newline + 1) + 1;
     (line, column)
 }
 

@@ -374,7 +374,14 @@ def _tensorflow() -> tuple[Option, ...]:
             "File with a PlatformConfigMap (protobuf text): the platforms that models may name, and how each loads. "
             "Flags about sessions, warm-up and batching are ignored then.",
         ),
-        Option("thread_pool_factory_config_file", Kind.STRING, "", group, "Thread pools.", support=Support.NOT_YET),
+        Option(
+            "thread_pool_factory_config_file",
+            Kind.STRING,
+            "",
+            group,
+            "File with a ThreadPoolFactoryConfig (protobuf text). There are no factories of thread pools, here or in "
+            "TensorFlow Serving's own server: only an empty one is accepted.",
+        ),
     )
 
 

@@ -12,9 +12,10 @@ from servable.config import batching
 from servable.config.codec import Codec
 from servable.errors import InternalError, InvalidArgumentError, ServableError
 
-__all__ = ["WITHOUT_EFFECT", "PlatformOptions", "from_text"]
+__all__ = ["WITHOUT_EFFECT", "PlatformOptions", "check_thread_pools", "from_text"]
 
 MESSAGE = "tensorflow.serving.PlatformConfigMap"
+THREAD_POOLS = "tensorflow.serving.ThreadPoolFactoryConfig"
 SESSION = "tensorflow.ConfigProto"
 ADAPTER = "tensorflow.serving.SavedModelBundleSourceAdapterConfig"
 
@@ -50,24 +51,42 @@ class PlatformOptions:
 
 def from_text(text: str, codec: Codec) -> dict[str, PlatformOptions]:
     """The platforms in a file, by name. `ValueError` if it is malformed, `ServableError` if it cannot be done."""
-    data = codec.encode_text(MESSAGE, text)
+    decoded = _decoded(MESSAGE, text, codec)
+    return {name: _options(name, platform, codec) for name, platform in decoded.get("platform_configs", {}).items()}
+
+
+def check_thread_pools(text: str, codec: Codec) -> None:
+    """Refuse a file that asks for a factory of thread pools, since there is none. Errors as those of `from_text`."""
+    if factory := _decoded(THREAD_POOLS, text, codec).get("thread_pool_factory_config"):
+        raise InvalidArgumentError(
+            f"Couldn't find factory for config proto message type {_kind(factory)}: there is none"
+        )
+
+
+def _decoded(message: str, text: str, codec: Codec) -> dict[str, Any]:
+    data = codec.encode_text(message, text)
     try:
-        decoded = json.loads(codec.decode_message(MESSAGE, data))
+        decoded: dict[str, Any] = json.loads(codec.decode_message(message, data))
     except ValueError as error:  # the text is well-formed, so it is the content of an Any
         raise _content_error(str(error)) from error
-    return {name: _options(name, platform, codec) for name, platform in decoded.get("platform_configs", {}).items()}
+    return decoded
+
+
+def _kind(content: Mapping[str, Any]) -> str:
+    """The name of the message in an Any."""
+    return str(content.get("@type", "")).rpartition("/")[2]
 
 
 def _content_error(reason: str) -> ServableError:
     unknown = re.search("message '(.*)' not found", reason)
     if unknown:
         return InternalError(f"Unable to find compiled-in proto descriptor of type {unknown[1]}")
-    return InvalidArgumentError(f"Malformed content of Any: {reason}. Platforms take {ADAPTER}")
+    return InvalidArgumentError(f"Malformed content of Any: {reason}")
 
 
 def _options(name: str, platform: Mapping[str, Any], codec: Codec) -> PlatformOptions:
     adapter = platform.get("source_adapter_config", {})
-    kind = adapter.get("@type", "").rpartition("/")[2]
+    kind = _kind(adapter)
     if kind != ADAPTER:
         raise InvalidArgumentError(
             f"Couldn't find factory for config proto message type {kind or 'that is not named'}. Platform {name} takes "

@@ -85,6 +85,7 @@ class Config:
     platform_file: str | None
     """If there is one, `session` and `batching_file` do not matter."""
     batching_file: str | None
+    thread_pool_file: str | None
     monitoring_file: str | None
     drain_timeout_s: float
     errors: tuple[str, ...] = ()
@@ -162,6 +163,7 @@ def config_from(flags: FlagValues, models: Sequence[ModelConfig] = ()) -> Config
         ),
         platform_file=platform_file,
         batching_file=values["batching_parameters_file"] or None,
+        thread_pool_file=values["thread_pool_factory_config_file"] or None,
         monitoring_file=values["monitoring_config_file"] or None,
         drain_timeout_s=values["drain_timeout_seconds"],
         errors=(f"REST is off: --rest_api_port and --port are both {values['port']}",) if clash else (),
@@ -244,6 +246,12 @@ def read_files(config: Config, codec: Codec) -> Files:
     if config.models.config_file:
         models = read_models(config.models.config_file, codec) or ()
     platforms, notes = _platforms(config, codec)
+    if config.thread_pool_file:
+        _parse(
+            config.thread_pool_file,
+            platform_config.THREAD_POOLS,
+            lambda text: platform_config.check_thread_pools(text, codec),
+        )
     metrics_path = None
     if config.monitoring_file and config.server.rest_address:
         metrics_path = _parse(

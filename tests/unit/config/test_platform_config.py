@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from servable.config.batching import BatchingParameters
-from servable.config.platform_config import ADAPTER, PlatformOptions, from_text
+from servable.config.platform_config import ADAPTER, PlatformOptions, check_thread_pools, from_text
 from servable.errors import ServableError
 
 from tests.unit.fakes import FakeCodec
@@ -85,10 +85,17 @@ class BadContent(FakeCodec):
     ("reason", "status"),
     [
         ("message 'a.B' not found", "INTERNAL: Unable to find compiled-in proto descriptor of type a.B"),
-        ("invalid varint", "INVALID_ARGUMENT: Malformed content of Any: invalid varint."),
+        ("invalid varint", "INVALID_ARGUMENT: Malformed content of Any: invalid varint"),
     ],
 )
 def test_contents_that_cannot_be_read(reason: str, status: str) -> None:
     with pytest.raises(ServableError) as caught:
         from_text("{}", BadContent(reason))
     assert caught.value.status.startswith(status)
+
+
+def test_there_are_no_factories_of_thread_pools() -> None:
+    check_thread_pools("{}", FakeCodec())
+    text = json.dumps({"thread_pool_factory_config": {"@type": "type.googleapis.com/a.B"}})
+    with pytest.raises(ServableError, match=r"Couldn't find factory for config proto message type a\.B: there is none"):
+        check_thread_pools(text, FakeCodec())
