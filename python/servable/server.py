@@ -134,16 +134,18 @@ def _has_started(started: Started, timeout_s: float | None, stopping: _Stopping)
     """Wait for the first models; false if a stop is asked for. Those added at run time may fail, the others may not."""
     end = None if timeout_s is None else time.monotonic() + timeout_s
     for resolution in (started.configured, started.restored):
-        while not resolution.wait(STOP_CHECK_S):
+        while not resolution.wait(STOP_CHECK_S) and (end is None or time.monotonic() < end):
             if stopping.wait(0):
                 return False
-            if end is not None and time.monotonic() >= end:
-                raise ServableError(
-                    f"The first models did not become available within {timeout_s} s: {', '.join(resolution.names)}",
-                    code="DEADLINE_EXCEEDED",
-                )
-        if resolution.failures and resolution is started.configured:
+        if resolution is started.configured and resolution.failures:
             raise unavailable("servable(s)", resolution.failures)
+        if resolution is started.configured and not resolution.wait(0):
+            names = ", ".join(resolution.names)
+            raise ServableError(
+                f"Not all of the first models became available within {timeout_s} s: {names}", code="DEADLINE_EXCEEDED"
+            )
+    if not started.restored.wait(0):
+        log.error("Not all models that were added through the admin port became available within %s s", timeout_s)
     for failure in started.restored.failures:
         log.error("A model that was added through the admin port did not become available: %s", failure)
     return True

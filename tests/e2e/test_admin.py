@@ -149,6 +149,8 @@ def test_one_bad_model_is_told_of_and_hurts_no_other(empty: Administered, tmp_pa
         ("PUT", "/m", {"base_path": 7}, 400, "The request does not fit: "),
         ("PUT", "/m", {"base_path": "/m", "model_platform": "caffe"}, 400, "requests unsupported platform caffe"),
         ("PUT", "/m", "{", 400, "The body is no JSON"),
+        ("PUT", "/m", '{"base_path": "\\ud800"}', 400, "The request does not fit: "),
+        ("PUT", "/m", '{"logging_config": ' + "[" * 900 + "]" * 900 + "}", 400, "The request does not fit: "),
         ("PUT", "/none/labels/x", {"version": 1}, 404, "Model none is not configured"),
         ("GET", "/none", None, 404, "Model none is not configured"),
         ("GET", "/a/b", None, 404, "Nothing is at"),

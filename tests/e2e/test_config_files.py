@@ -143,7 +143,7 @@ def test_labels_may_be_forced_or_off(tmp_path: Path) -> None:
 
 def test_the_wait_for_the_first_models_may_be_limited(tmp_path: Path) -> None:
     error, _ = failure(f"--model_base_path={tmp_path}", "--servable_state_waiter_timeout_seconds=0.1")
-    assert error == "DEADLINE_EXCEEDED: The first models did not become available within 0.1 s: default"
+    assert error == "DEADLINE_EXCEEDED: Not all of the first models became available within 0.1 s: default"
 
 
 def test_a_flag_with_one_dash_is_told_of(tmp_path: Path) -> None:

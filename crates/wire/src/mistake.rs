@@ -40,7 +40,7 @@ fn hint(reason: &str, pool: &DescriptorPool, text: &str, offset: usize) -> Optio
         let values: Vec<_> = values.values().map(|value| value.name().to_owned()).collect();
         return Some(format!("it takes {}", values.join(", ")));
     }
-    let found = text[offset..].chars().next();
+    let found = text.get(offset..).and_then(|rest| rest.chars().next());
     let hint = if reason.contains("reached end of input") {
         let (line, column) = position(text, unclosed(text)?);
         return Some(format!("the brace in line {line}, column {column} is not closed"));

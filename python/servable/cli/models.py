@@ -52,7 +52,7 @@ def _parser() -> Parser:
     add.add_argument("--pinned", action="store_true", help="never unload to make room")
     add.add_argument("--transition", choices=[transition.value for transition in Transition])
     add.add_argument("--no-wait", "--no_wait", action="store_true", help="do not wait until it is available")
-    add.add_argument("--timeout", type=float, default=0, metavar="SECONDS", help="wait no longer than this")
+    add.add_argument("--timeout", type=_seconds, default=0, metavar="SECONDS", help="wait no longer than this")
     label = command("label", _label, "Let a label point at a version.")
     label.add_argument("label")
     label.add_argument("version", nargs="?", type=int)
@@ -72,6 +72,13 @@ def _label_at(text: str) -> tuple[str, int]:
     if not label or not version.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a label and a number, such as stable=1; got {text}")
     return label, int(version)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of seconds; got {text}")
+    return seconds
 
 
 def _list(options: argparse.Namespace) -> int:

@@ -68,7 +68,7 @@ class Admin:
         def answer(body: bytes) -> bytes:
             try:
                 message = self._codec.encode_json(f"{PACKAGE}.{method.request}", json.dumps(fields(body)))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise InvalidArgumentError(f"The request does not fit: {error}") from error
             return json.dumps(self._do(name, method, self._decoded(method, message))).encode()
 
@@ -93,14 +93,14 @@ class Admin:
 
     def _list(self, request: Message) -> Message:
         routes = self._routes()
-        listed = sorted(self._reloader.listed(), key=lambda listed: listed.model.name)
+        listed = sorted(self._reloader.listed, key=lambda listed: listed.model.name)
         return {"models": [_described(one, routes) for one in listed]}
 
     def _get(self, request: Message) -> Message:
         return self._model(_name(request))
 
     def _model(self, name: str) -> Message:
-        for listed in self._reloader.listed():
+        for listed in self._reloader.listed:
             if listed.model.name == name:
                 return _described(listed, self._routes())
         raise NotFoundError(f"Model {name} is not configured")

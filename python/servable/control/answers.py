@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,29 +52,31 @@ def answer_calls(
         call = next_call(CALL_WAIT_S)
         if call is None:
             continue
-        try:
+        with _failing(call):
             handler = find(call.method)
-        except ServableError as error:
-            call.fail(error.code, error.message)
-            continue
-        if not handler.may_wait:
-            _answer(call, handler)
-        elif room.acquire(blocking=False):
-            threading.Thread(target=_answer_in, args=(room, call, handler), name="control", daemon=True).start()
-        else:
-            call.fail("RESOURCE_EXHAUSTED", f"{MOST_WAITING} calls that change models are waiting; try again later")
+            if not handler.may_wait:
+                call.reply(handler.answer(call.request))
+            elif room.acquire(blocking=False):
+                threading.Thread(target=_answer, args=(call, handler, room), name="control", daemon=True).start()
+            else:
+                raise ServableError(
+                    f"{MOST_WAITING} calls that change models are waiting; try again later", code="RESOURCE_EXHAUSTED"
+                )
 
 
-def _answer_in(room: threading.Semaphore, call: Call, handler: Handler) -> None:
+def _answer(call: Call, handler: Handler, room: threading.Semaphore) -> None:
     try:
-        _answer(call, handler)
+        with _failing(call):
+            call.reply(handler.answer(call.request))
     finally:
         room.release()
 
 
-def _answer(call: Call, handler: Handler) -> None:
+@contextlib.contextmanager
+def _failing(call: Call) -> Iterator[None]:
+    """Let an error be the answer to the call."""
     try:
-        call.reply(handler.answer(call.request))
+        yield
     except ServableError as error:
         call.fail(error.code, error.message)
     except Exception as error:

@@ -27,6 +27,8 @@ class Route:
     path: str
     rpc: str
     message: Callable[[Names, Any], Mapping[str, Any]] = lambda names, body: names
+    query: tuple[str, ...] = ()
+    """What may follow a question mark."""
 
 
 def _added(names: Names, body: Any) -> Mapping[str, Any]:
@@ -59,15 +61,12 @@ MODEL = "/admin/v1/models/{name}"
 ROUTES = (
     Route("GET", "/admin/v1/models", "ListModels"),
     Route("GET", MODEL, "GetModel"),
-    Route("PUT", MODEL, "AddModel", _added),
+    Route("PUT", MODEL, "AddModel", _added, query=("wait", "timeout_ms")),
     Route("DELETE", MODEL, "RemoveModel"),
     Route("PUT", f"{MODEL}/labels/{{label}}", "SetLabel", _labelled),
     Route("DELETE", f"{MODEL}/labels/{{label}}", "RemoveLabel"),
 )
 """Verbs on one model, such as `POST MODEL:record`, have a place here too: names hold no bare colon."""
-
-QUERIES = {"AddModel": ("wait", "timeout_ms")}
-"""What may follow a question mark."""
 
 
 def find(method: str, admin: Admin) -> Handler:
@@ -104,7 +103,7 @@ def _decoded(text: str) -> str:
 
 def _query(route: Route, query: str) -> dict[str, str]:
     names = dict(parse_qsl(query, keep_blank_values=True))
-    unknown = names.keys() - QUERIES.get(route.rpc, ())
+    unknown = names.keys() - set(route.query)
     if unknown:
         raise InvalidArgumentError(f"{route.verb} {route.path} takes no {', '.join(sorted(unknown))}")
     return names

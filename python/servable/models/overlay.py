@@ -38,6 +38,10 @@ class Overlay:
         names = {model.name for model in listed}
         return (*listed, *(model for name, model in self.models.items() if name not in names))
 
+    def untouched(self, base: Sequence[ModelConfig]) -> list[ModelConfig]:
+        """The models of the list that are served as the list has them, but for labels."""
+        return [model for model in base if model.name not in self.models and model.name not in self.removed]
+
     def _labelled(self, model: ModelConfig) -> ModelConfig:
         changes = self.labels.get(model.name)
         return _with_labels(model, changes) if changes else model

@@ -76,11 +76,12 @@ class Reloader:
         self._label_rule = labels
         self._root = root
         self._state = state
-        self._changing = threading.Lock()  # guards what follows
+        self._changing = threading.Lock()  # guards changes of what follows, which may wait for files; all are values
         self._base: tuple[ModelConfig, ...] = ()
         self._origin = Origin.FLAGS
         self._overlay = Overlay()
         self._models: tuple[ModelConfig, ...] = ()
+        self._listed: tuple[Listed, ...] = ()
         self._confirmed: frozenset[str] = frozenset()
 
     @property
@@ -88,19 +89,18 @@ class Reloader:
         """What is configured at the moment."""
         return self._models
 
-    def listed(self) -> list[Listed]:
-        """What is configured at the moment, and on whose behalf."""
-        with self._changing:
-            origins = dict.fromkeys(self._overlay.models, Origin.ADMIN)
-            return [Listed(model, origins.get(model.name, self._origin)) for model in self._models]
+    @property
+    def listed(self) -> tuple[Listed, ...]:
+        """What is configured at the moment, and on whose behalf. Never waits."""
+        return self._listed
 
     def start(self, models: Sequence[ModelConfig], origin: Origin = Origin.FLAGS) -> Started:
         """Configure the first list and what was changed before; does not wait for models to become available."""
         with self._changing:
             base = rooted(models, self._root)
             overlay = self._state.read() if self._state else Overlay()
-            self._origin, self._overlay = origin, overlay
-            self._change(base, overlay, labelled=base)
+            self._overlay = overlay
+            self._change(base, overlay, origin, labelled=overlay.untouched(base))
             configured = [model.name for model in self._models if model.name not in overlay.models]
             self._confirmed = frozenset(configured)
             return Started(
@@ -125,8 +125,7 @@ class Reloader:
         with self._changing:
             base = rooted(models, self._root)
             overlay = Overlay() if origin is Origin.RELOAD else self._overlay
-            self._change(base, overlay, labelled=[model for model in base if model.name not in overlay.models])
-            self._origin = origin
+            self._change(base, overlay, origin, labelled=overlay.untouched(base))
             unknown = {model.name for model in self._models} - self._confirmed - overlay.models.keys()
             new = [model.name for model in base if model.name in unknown]
             resolution = self._manager.watch(new, patient=False)
@@ -144,7 +143,8 @@ class Reloader:
             (model,) = rooted([model], self._root)
             kept = next((known.labels for known in self._models if known.name == model.name), {})
             labels = {label: version for label, version in model.labels.items() if kept.get(label) != version}
-            self._change(self._base, self._overlay.with_model(model), labelled=[replace(model, labels=labels)])
+            overlay = self._overlay.with_model(model)
+            self._change(self._base, overlay, self._origin, labelled=[replace(model, labels=labels)])
             return self._manager.watch([model.name], patient=False)
 
     def remove(self, name: str) -> None:
@@ -152,7 +152,7 @@ class Reloader:
         with self._changing:
             self._configured(name)
             overlay = self._overlay.without_model(name, {model.name for model in self._base})
-            self._change(self._base, overlay, labelled=[])
+            self._change(self._base, overlay, self._origin, labelled=[])
         self._settle()
 
     def label(self, name: str, label: str, version: int | None) -> None:
@@ -162,11 +162,8 @@ class Reloader:
             if version is None and label not in model.labels:
                 raise NotFoundError(f"Model {name} has no label {label}")
             labels = {} if version is None else {label: version}
-            self._change(
-                self._base,
-                self._overlay.with_label(name, label, version),
-                labelled=[replace(model, labels=labels)],
-            )
+            overlay = self._overlay.with_label(name, label, version)
+            self._change(self._base, overlay, self._origin, labelled=[replace(model, labels=labels)])
         self._settle()
 
     def _configured(self, name: str) -> ModelConfig:
@@ -185,7 +182,9 @@ class Reloader:
             self._confirmed |= frozenset(names) - failed
             self._confirmed &= frozenset(model.name for model in self._models)
 
-    def _change(self, base: Sequence[ModelConfig], overlay: Overlay, labelled: Sequence[ModelConfig]) -> None:
+    def _change(
+        self, base: Sequence[ModelConfig], overlay: Overlay, origin: Origin, *, labelled: Sequence[ModelConfig]
+    ) -> None:
         """Check the list and pass it on. Labels are only checked for models in `labelled`: versions come and go."""
         models = overlay.over(base)
         check_list(models, self._models)
@@ -205,7 +204,10 @@ class Reloader:
         for model in models:
             log.info(" (Re-)adding model: %s", model.name)
         self._remark(models)
-        self._base, self._overlay, self._models = tuple(base), overlay, models
+        self._base, self._overlay, self._origin, self._models = tuple(base), overlay, origin, models
+        self._listed = tuple(
+            Listed(model, Origin.ADMIN if model.name in overlay.models else origin) for model in models
+        )
         self._confirmed &= frozenset(model.name for model in models)
         self._manager.label({model.name: model.labels for model in models})
         self._source.replace(models)

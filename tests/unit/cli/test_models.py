@@ -68,6 +68,7 @@ def test_policies_for_people(policy: dict[str, Any], text: str) -> None:
         (["add", "m"], "the following arguments are required: --base_path"),
         (["add", "m", "--base_path=/m", "--versions=a"], "expected numbers such as 1,2; got a"),
         (["add", "m", "--base_path=/m", "--label=a"], "expected a label and a number, such as stable=1; got a"),
+        (["add", "m", "--base_path=/m", "--timeout=nan"], "expected a number of seconds; got nan"),
         (["add", "m", "--base_path=/m", "--all", "--latest=2"], "not allowed with argument"),
         (["label", "m", "stable"], "Expected a version for the label, or --remove"),
         (["label", "m", "stable", "1", "--remove"], "Expected a version for the label, or --remove"),

@@ -29,6 +29,7 @@ class FakeReloader:
     failures: list[Failure] = field(default_factory=list)
     is_slow: bool = False
 
+    @property
     def listed(self) -> list[Listed]:
         return [Listed(model, Origin.ADMIN) for model in self.models]
 

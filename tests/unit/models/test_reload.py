@@ -182,7 +182,7 @@ def added(world: World, model: ModelConfig) -> list[str]:
 
 
 def origins(world: World) -> dict[str, str]:
-    return {listed.model.name: listed.origin.name for listed in world.reloader.listed()}
+    return {listed.model.name: listed.origin.name for listed in world.reloader.listed}
 
 
 def test_single_models_come_and_go(world: World) -> None:
