@@ -6,13 +6,15 @@ use std::{env, fs};
 
 use prost::Message;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 9] = [
     "tensorflow.proto",
     "tensorflow_config.proto",
     "tensorflow_error.proto",
     "serving.proto",
     "serving_config.proto",
+    "serving_platform.proto",
     "servable.proto",
+    "servable_admin.proto",
     "health.proto",
 ];
 

@@ -103,11 +103,14 @@ class ControlCall:
 
     @property
     def method(self) -> str:
-        """The RPC's name: `HandleReloadConfigRequest`; or `Load`: a request waits for a version that is not loaded."""
+        """`HandleReloadConfigRequest`; `Load`, when a request waits for a version that is not loaded; from the admin
+        port an RPC's full name, `servable.admin.v1.Admin/AddModel`, or a verb and a target,
+        `PUT /admin/v1/models/m?wait=false`."""
 
     @property
     def request(self) -> bytes:
-        """The serialised request message: `tensorflow.serving.ReloadConfigRequest`, or `.ModelSpec` for `Load`."""
+        """The serialised request message: a `tensorflow.serving.ReloadConfigRequest`, a `.ModelSpec` for `Load`; JSON
+        after a verb."""
 
     def reply(self, response: bytes) -> None: ...
     def fail(self, code: str, message: str) -> None: ...
@@ -129,6 +132,8 @@ class Server:
 
     @property
     def rest_port(self) -> int | None: ...
+    @property
+    def admin_port(self) -> int | None: ...
     def snapshot(self) -> Mapping[str, int]:
         """Counters of this moment: `connections`, `requests_in_flight`, `requests_total`."""
 

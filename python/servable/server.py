@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import os
 import select
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import FrameType
 
 from servable import engine
+from servable.config.platform_config import PlatformOptions
 from servable.config.server_config import Config, Files, read_files, read_models
-from servable.errors import InternalError, MalformedFileError, ServableError
+from servable.control.answers import answer_calls
+from servable.control.calls import find_handler
+from servable.errors import MalformedFileError, ServableError
 from servable.models.loader import Prepared
 from servable.models.manager import Keeping, Manager, Outside, Pools, Retries
 from servable.models.memory import Memory, available_ram
 from servable.models.mender import Mender
+from servable.models.overlay import Origin
 from servable.models.pool import ThreadPool
-from servable.models.reload import Reloader, answer_reload, unavailable, watch_config_file
+from servable.models.reload import Reloader, Started, unavailable, watch_config_file
 from servable.models.source import Aspired, FileSystemSource, size_of, stamp
-from servable.platforms.base import PLATFORMS, Platforms, PlatformSettings
+from servable.models.state_file import StateFile
+from servable.platforms.base import Platforms, PlatformSettings
+from servable.types import WarmupOptions
 
 __all__ = ["Ports", "run"]
 
 log = logging.getLogger(__name__)
 
-CALL_WAIT_S = 1.0
 FETCH_THREADS = 8
 """Versions whose files are brought at a time. Mostly they are there already, or come over a network."""
 UNLOAD_TIMEOUT_S = 2.0
@@ -45,6 +50,7 @@ class Ports:
 
     grpc: int | None
     rest: int | None
+    admin: int | None
 
 
 def run(config: Config, on_ready: Callable[[Ports], None] = lambda ports: None) -> int:
@@ -68,6 +74,8 @@ def run(config: Config, on_ready: Callable[[Ports], None] = lambda ports: None) 
 
 def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None]) -> int:
     files = read_files(config, engine)
+    for text in files.notes:
+        log.warning(text)
     server = engine.Server(replace(config.server, metrics_path=files.metrics_path))
     loads = ThreadPool("load", min(4 * (os.cpu_count() or 1), 8))
     manager = _manager(config, files, server, loads)
@@ -77,26 +85,26 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
     reloader = Reloader(
         manager=manager,
         source=source,
-        platforms=PLATFORMS,
-        allow_unavailable_labels=config.models.allow_labels_for_unavailable,
+        platforms=files.platforms,
+        labels=config.models.labels,
+        root=config.models.root,
+        state=StateFile(config.models.state_file, engine) if config.models.state_file else None,
     )
     _start_thread("models", manager.run)
 
-    resolution = reloader.start(files.models)
+    started = reloader.start(files.models, Origin.CONFIG_FILE if config.models.config_file else Origin.FLAGS)
     if config.models.scan and config.models.scan_period_s:
         mender = Mender(lambda: manager.failed, stamp, manager.retry)
         looks = (source.scan, mender.look)
         _start_thread("scan", functools.partial(_keep_looking, looks, config.models.scan_period_s, stopping.event))
-    while not resolution.wait(STOP_CHECK_S):
-        if stopping.wait(0):
-            return 0
-    if resolution.failures:
-        raise unavailable("servable(s)", resolution.failures)
+    if not _has_started(started, config.models.start_timeout_s, stopping):
+        return 0
     loads.resize(config.loading.load_threads)
 
     server.start()
     ports = _announce(server, config)
-    _start_thread("control", functools.partial(_answer_calls, server, manager, reloader, stopping.event))
+    find = find_handler(reloader, lambda: manager.routes, manager.ask_for, engine)
+    _start_thread("control", functools.partial(answer_calls, server.next_call, find, stopping.event))
     if config.models.config_file and config.models.config_file_period_s:
         read = functools.partial(read_models, config.models.config_file, engine)
         watch = functools.partial(watch_config_file, read, reloader, config.models.config_file_period_s, stopping.event)
@@ -113,8 +121,17 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
 
 
 def _manager(config: Config, files: Files, server: engine.Server, loads: ThreadPool) -> Manager:
-    settings = PlatformSettings(files.session, config.loading.op_libraries, config.warmup, server.count_warmup)
-    platforms = Platforms(settings)
+    platforms = Platforms(
+        {
+            name: PlatformSettings(
+                platform.session,
+                config.loading.op_libraries,
+                _warmup(config.warmup, platform.options),
+                server.count_warmup,
+            )
+            for name, platform in files.platforms.items()
+        }
+    )
 
     def prepare(name: str, aspired: Aspired) -> Prepared:
         platform = platforms.get(aspired.platform)
@@ -139,6 +156,13 @@ def _manager(config: Config, files: Files, server: engine.Server, loads: ThreadP
     )
 
 
+def _warmup(flags: WarmupOptions, platform: PlatformOptions | None) -> WarmupOptions:
+    """What a platform file says of warm-up goes before the flags."""
+    if platform is None:
+        return flags
+    return replace(flags, enabled=platform.warmup, iterations=platform.warmup_iterations)
+
+
 def _read(path: str) -> str:
     with open(path, encoding="utf-8") as file:
         return file.read()
@@ -154,9 +178,30 @@ def _keep_looking(looks: Sequence[Callable[[], None]], period_s: float, stopped:
                 log.exception("Looking for versions failed; the next look is in %s s", period_s)
 
 
+def _has_started(started: Started, timeout_s: float | None, stopping: _Stopping) -> bool:
+    """Wait for the first models; false if a stop is asked for. Those added at run time may fail, the others may not."""
+    end = None if timeout_s is None else time.monotonic() + timeout_s
+    for resolution in (started.configured, started.restored):
+        while not resolution.wait(STOP_CHECK_S) and (end is None or time.monotonic() < end):
+            if stopping.wait(0):
+                return False
+        if resolution is started.configured and resolution.failures:
+            raise unavailable("servable(s)", resolution.failures)
+        if resolution is started.configured and not resolution.wait(0):
+            names = ", ".join(resolution.names)
+            raise ServableError(
+                f"Not all of the first models became available within {timeout_s} s: {names}", code="DEADLINE_EXCEEDED"
+            )
+    if not started.restored.wait(0):
+        log.error("Not all models that were added through the admin port became available within %s s", timeout_s)
+    for failure in started.restored.failures:
+        log.error("A model that was added through the admin port did not become available: %s", failure)
+    return True
+
+
 def _announce(server: engine.Server, config: Config) -> Ports:
     """Say that the ports are open, in the words that people's scripts look for."""
-    ports = Ports(server.grpc_port, server.rest_port)
+    ports = Ports(server.grpc_port, server.rest_port, server.admin_port)
     if ports.grpc is not None:
         host, _, _ = (config.server.grpc_address or "").rpartition(":")
         log.info("Running gRPC ModelServer at %s:%s ...", host, ports.grpc)
@@ -164,29 +209,10 @@ def _announce(server: engine.Server, config: Config) -> Ports:
         log.info("Running gRPC ModelServer at UNIX socket %s ...", config.server.grpc_socket_path)
     if ports.rest is not None:
         log.info("Exporting HTTP/REST API at:localhost:%s ...", ports.rest)
+    if ports.admin is not None:
+        host, _, _ = (config.server.admin_address or "").rpartition(":")
+        log.info("Administration over REST and gRPC at %s:%s ...", host, ports.admin)
     return ports
-
-
-def _answer_calls(server: engine.Server, manager: Manager, reloader: Reloader, stopped: threading.Event) -> None:
-    """Answer the calls that the engine leaves to us, until `stopped`."""
-    while not stopped.is_set():
-        call = server.next_call(CALL_WAIT_S)
-        if call is None:
-            continue
-        try:
-            if call.method == "Load":
-                spec = json.loads(engine.decode_message("tensorflow.serving.ModelSpec", call.request))
-                manager.ask_for(spec["name"], spec.get("version", 0))
-                call.reply(b"")
-                continue
-            if call.method != "HandleReloadConfigRequest":
-                raise ServableError(f"{call.method} is not implemented", code="UNIMPLEMENTED")
-            call.reply(answer_reload(call.request, reloader, engine))
-        except ServableError as error:
-            call.fail(error.code, error.message)
-        except Exception as error:
-            log.exception("%s failed; this is a bug", call.method)
-            call.fail(InternalError.code, str(error))
 
 
 def _drain(server: engine.Server, manager: Manager, timeout_s: float) -> None:

@@ -95,6 +95,7 @@ class ServerSpec:
     """`host:port`; port 0 takes a free one."""
     grpc_socket_path: str | None = None
     rest_address: str | None = None
+    admin_address: str | None = None
     rest_timeout_ms: int | None = 30_000
     """Longest run of a REST request; `None` for no limit."""
     cors: bool = False
@@ -104,6 +105,8 @@ class ServerSpec:
     health_service: bool = False
     session_service: bool = False
     """`SessionRun` is answered."""
+    allow_labels: bool = True
+    """Requests may name versions by label."""
     strict_json: bool = False
     """REST reads and writes RFC 8259 rather than the original's JSON."""
     compress_answers: bool = False

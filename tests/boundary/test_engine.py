@@ -20,7 +20,7 @@ from servable import engine
 from servable.platforms.tensorflow import LIBRARIES, find_package
 from servable.types import LimitSpec, ModelRoutes, ServerSpec, SessionSpec, VersionRoute
 
-from tests.e2e.rest_client import Rest
+from tests.e2e.rest_client import Answer, Rest
 from tests.e2e.server import DEADLINE_S, HALF_PLUS_TWO, MODELS, REPOSITORY, wait_until
 
 CONFIG = "tensorflow.serving.ModelServerConfig"
@@ -628,6 +628,85 @@ def test_a_call_is_answered_by_the_control_plane() -> None:
             assert pending.code().name == "INTERNAL"
     finally:
         server.stop(0.0)
+
+
+@pytest.fixture
+def administered() -> Iterator[engine.Server]:
+    server = engine.Server(ServerSpec(admin_address="127.0.0.1:0"))
+    server.start()
+    yield server
+    server.stop(0.0)
+
+
+def call_for(server: engine.Server) -> engine.ControlCall:
+    call = server.next_call(DEADLINE_S)
+    assert call is not None
+    return call
+
+
+def test_the_admin_port_speaks_rest(administered: engine.Server) -> None:
+    assert administered.admin_port is not None
+    with Rest(administered.admin_port) as rest:
+
+        def send(method: str, target: str, body: str | None = None) -> Answer:
+            answers: list[Answer] = []
+            asking = threading.Thread(target=lambda: answers.append(rest.send(method, target, body)))
+            asking.start()
+            call = call_for(administered)
+            assert (call.method, call.request) == (f"{method} {target}", (body or "").encode())
+            if method == "DELETE":
+                call.fail("FAILED_PRECONDITION", "no")
+            elif method == "PATCH":
+                call.fail("UNIMPLEMENTED", "no such verb")
+            else:
+                call.reply(b'{"a": 1}')
+            asking.join(DEADLINE_S)
+            return answers[0]
+
+        for method in ("GET", "PUT", "POST"):
+            answer = send(method, "/admin/v1/models/a%2Fb?wait=false", "{}" if method != "GET" else None)
+            assert (answer.status, answer.json) == (200, {"a": 1})
+        answer = send("DELETE", "/admin/v1/models/m")
+        assert (answer.status, answer.error, answer.headers["servable-code"]) == (400, "no", "FAILED_PRECONDITION")
+        answer = send("PATCH", "/admin/v1/models/m")
+        assert (answer.status, answer.error) == (405, "no such verb")
+
+
+@pytest.mark.parametrize(
+    ("target", "headers", "status"),
+    [
+        ("/", {}, 404),
+        ("/v1/models/m", {}, 404),
+        ("/admin/v1/models", {"Origin": "http://localhost"}, 403),
+        ("/admin/v1/models/m", {"Content-Length": str((4 << 20) + 1)}, 429),
+    ],
+)
+def test_the_admin_port_refuses_what_need_not_reach_the_control_plane(
+    administered: engine.Server, target: str, headers: dict[str, str], status: int
+) -> None:
+    assert administered.admin_port is not None
+    with Rest(administered.admin_port) as rest:
+        answer = rest.send("GET", target, None, headers)
+        assert (answer.status, list(answer.json)) == (status, ["error"])
+    assert administered.next_call(0.0) is None
+
+
+def test_the_admin_port_speaks_grpc(administered: engine.Server) -> None:
+    import grpc
+
+    with grpc.insecure_channel(f"127.0.0.1:{administered.admin_port}") as channel:
+        remove: Any = channel.unary_unary("/servable.admin.v1.Admin/RemoveModel")
+        pending = remove.future(b"request", timeout=DEADLINE_S)
+        call = call_for(administered)
+        assert (call.method, call.request) == ("servable.admin.v1.Admin/RemoveModel", b"request")
+        call.reply(b"answer")
+        assert pending.result() == b"answer"
+        pending = remove.future(b"", timeout=DEADLINE_S, metadata=[("origin", "http://localhost")])
+        assert pending.code().name == "PERMISSION_DENIED"
+        for method in ("/tensorflow.serving.ModelService/HandleReloadConfigRequest", "/servable.admin.v1.Other/X"):
+            other: Any = channel.unary_unary(method)
+            assert other.future(b"", timeout=DEADLINE_S).code().name == "UNIMPLEMENTED"
+    assert administered.next_call(0.0) is None
 
 
 def test_limits_arrive() -> None:

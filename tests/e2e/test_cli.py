@@ -20,11 +20,11 @@ SERVERS = [("tensorflow_model_server",), ("servable", "serve")]
         ("--prot=8500", "unknown argument: --prot=8500. Did you mean --port?"),
         ("--model_base_pth=/m", "unknown argument: --model_base_pth=/m. Did you mean --model_base_path?"),
         ("--noenable_profiler", "To switch it off: --enable_profiler=false"),
-        ("-port=1", "Flags begin with two dashes: --port=1"),
+        ("-prot=1", "Flags begin with two dashes: --prot=1"),
         ("model", "unexpected argument: model"),
         ("--port=http", "Couldn't interpret value http for flag port. It takes a whole number of 32 bits."),
         ("--port=65536", "Value 65536 for flag port is out of range. It takes 0 to 65535."),
-        ("--enable_batching", "--enable_batching is a flag of TensorFlow Serving that servable"),
+        ("--use_alts_credentials", "--use_alts_credentials is a flag of TensorFlow Serving that servable"),
         ("--ssl_config_file=ssl", "does not support yet"),
     ],
 )

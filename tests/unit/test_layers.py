@@ -15,6 +15,7 @@ LAYERS = (
     {"config"},
     {"warmup"},
     {"models", "platforms"},
+    {"control"},
     {"server"},
     {"cli"},
     {"__main__"},
@@ -64,7 +65,7 @@ def test_imports_go_downwards(path: Path) -> None:
             assert RANKS[other] < RANKS[own], f"{own} imports {module}, which is not below it"
 
 
-@pytest.mark.parametrize("part", ["config", "models", "platforms", "warmup"])
+@pytest.mark.parametrize("part", ["config", "warmup", "models", "platforms", "control"])
 def test_modules_below_the_server_load_without_the_engine(part: str) -> None:
     for path in (PACKAGE / part).rglob("*.py"):
         top_level = ast.Module(

@@ -10,6 +10,8 @@ use tokio::sync::futures::Notified;
 use crate::servable::Servable;
 use crate::status::{Code, Status};
 
+const LABELS_REFUSED: &str = "ModelSpec has 'version_label' set, but it is not currently allowed by the server.";
+
 /// Which version a request wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Choice {
@@ -99,12 +101,14 @@ pub struct Routes {
     pub models: HashMap<String, ModelRoutes>,
     /// Whether requests may have to wait for a version to be loaded.
     pub has_on_demand: bool,
+    /// Requests may not name versions by label.
+    pub refuses_labels: bool,
 }
 
 impl Routes {
     pub fn new(models: HashMap<String, ModelRoutes>) -> Self {
         let has_on_demand = models.values().any(|model| model.versions.values().any(|version| version.on_demand));
-        Self { models, has_on_demand }
+        Self { models, has_on_demand, refuses_labels: false }
     }
 
     /// The servable for a request; the `Arc` keeps it loaded until the request is done.
@@ -126,6 +130,9 @@ impl Routes {
                 });
             }
             Choice::Version(version) => *version,
+            Choice::Label(_) if self.refuses_labels => {
+                return Err(Status::invalid_argument(LABELS_REFUSED));
+            }
             Choice::Label(label) => *model
                 .and_then(|model| model.labels.get(label))
                 .ok_or_else(|| Status::invalid_argument(format!("Unrecognized servable version label: {label}")))?,
@@ -241,6 +248,14 @@ mod tests {
             let got = routes.resolve(name, &choice).map(|servable| servable.version());
             assert_eq!(got, wanted.map_err(|(code, message)| Status::new(code, message)), "{name} {choice:?}");
         }
+    }
+
+    #[test]
+    fn labels_may_be_off() {
+        let routes = Routes { refuses_labels: true, ..routes() };
+        let refused = routes.resolve("m", &Choice::Label("stable".into())).map(|servable| servable.version());
+        assert_eq!(refused, Err(Status::invalid_argument(LABELS_REFUSED)));
+        assert!(routes.resolve("m", &Choice::Latest).is_ok());
     }
 
     #[test]

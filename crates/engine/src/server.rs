@@ -36,12 +36,14 @@ struct ServerSpec {
     grpc_address: Option<String>,
     grpc_socket_path: Option<String>,
     rest_address: Option<String>,
+    admin_address: Option<String>,
     rest_timeout_ms: Option<u64>,
     cors: bool,
     check_method_names: bool,
     tensor_content: bool,
     health_service: bool,
     session_service: bool,
+    allow_labels: bool,
     strict_json: bool,
     compress_answers: bool,
     metrics_path: Option<String>,
@@ -65,12 +67,14 @@ impl From<ServerSpec> for Settings {
             grpc_address: spec.grpc_address,
             grpc_socket_path: spec.grpc_socket_path,
             rest_address: spec.rest_address,
+            admin_address: spec.admin_address,
             rest_timeout: spec.rest_timeout_ms.map(Duration::from_millis),
             cors: spec.cors,
             check_method_names: spec.check_method_names,
             tensor_content: spec.tensor_content,
             health_service: spec.health_service,
             session_service: spec.session_service,
+            refuses_labels: !spec.allow_labels,
             dialect: if spec.strict_json { Dialect::Strict } else { Dialect::Original },
             compress_answers: spec.compress_answers,
             metrics_path: spec.metrics_path,
@@ -163,6 +167,11 @@ impl Server {
         self.server.ports().rest
     }
 
+    #[getter]
+    fn admin_port(&self) -> Option<u16> {
+        self.server.ports().admin
+    }
+
     fn snapshot(&self) -> HashMap<&'static str, u64> {
         let counters: [(&'static str, u64); 3] = self.server.snapshot().into();
         counters.into()
@@ -190,7 +199,7 @@ impl Server {
     fn next_call(&self, python: Python<'_>, timeout_s: f64) -> Option<ControlCall> {
         let timeout = Duration::try_from_secs_f64(timeout_s).unwrap_or_default();
         let call = python.detach(|| self.server.next_call(timeout))?;
-        Some(ControlCall { method: call.method, request: call.request.to_vec(), call: Mutex::new(Some(call)) })
+        Some(ControlCall { method: call.method.clone(), request: call.request.to_vec(), call: Mutex::new(Some(call)) })
     }
 
     fn stop(&self, python: Python<'_>, deadline_s: f64) -> bool {
@@ -201,7 +210,7 @@ impl Server {
 
 #[pyclass(frozen, module = "servable._engine")]
 pub(crate) struct ControlCall {
-    method: &'static str,
+    method: String,
     request: Vec<u8>,
     /// Gone once answered.
     call: Mutex<Option<servable_net::ControlCall>>,
@@ -218,7 +227,7 @@ impl ControlCall {
 impl ControlCall {
     #[getter]
     fn method(&self) -> &str {
-        self.method
+        &self.method
     }
 
     #[getter]

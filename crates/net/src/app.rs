@@ -55,6 +55,8 @@ pub struct Settings {
     pub grpc_address: Option<String>,
     pub grpc_socket_path: Option<String>,
     pub rest_address: Option<String>,
+    /// For gRPC and REST of those who manage models.
+    pub admin_address: Option<String>,
     /// Longest run of a REST request.
     pub rest_timeout: Option<Duration>,
     pub cors: bool,
@@ -64,6 +66,8 @@ pub struct Settings {
     pub health_service: bool,
     /// `SessionRun` is answered.
     pub session_service: bool,
+    /// Requests may not name versions by label.
+    pub refuses_labels: bool,
     /// The JSON of REST.
     pub dialect: Dialect,
     /// Answers are compressed for clients that understand it.
@@ -107,6 +111,7 @@ pub(crate) struct App {
     pub(crate) health: Health,
     pub(crate) metrics: Option<Metrics>,
     pub(crate) reflection: Reflection,
+    pub(crate) admin_reflection: Reflection,
     pub(crate) control: SyncSender<ControlCall>,
     pub(crate) tap: Tap,
     pub(crate) connections: Gauge,

@@ -12,8 +12,9 @@ use crate::app::App;
 
 /// A call that waits for the control plane. Dropped without an answer, it fails.
 pub struct ControlCall {
-    pub method: &'static str,
-    /// The serialised request message.
+    /// The RPC's name, or verb and target of a REST request.
+    pub method: String,
+    /// The serialised request message, or the body.
     pub request: Bytes,
     answer: oneshot::Sender<Result<Bytes, Status>>,
 }
@@ -33,7 +34,8 @@ pub(crate) fn tell_load(app: &App, asleep: &Asleep) {
         ..ModelSpec::default()
     };
     let (answer, _) = oneshot::channel(); // the routes will tell
-    let _ = app.control.try_send(ControlCall { method: "Load", request: spec.encode_to_vec().into(), answer });
+    let _ =
+        app.control.try_send(ControlCall { method: "Load".to_owned(), request: spec.encode_to_vec().into(), answer });
 }
 
 /// What those who wait are told when the server drains.
@@ -42,10 +44,10 @@ pub(crate) fn stopping() -> Status {
 }
 
 /// Hands a call to the control plane and waits for its answer.
-pub(crate) async fn ask(app: &App, method: &'static str, request: Bytes) -> Result<Bytes, Status> {
+pub(crate) async fn ask(app: &App, method: &str, request: Bytes) -> Result<Bytes, Status> {
     let (answer, answered) = oneshot::channel();
     app.control
-        .try_send(ControlCall { method, request, answer })
+        .try_send(ControlCall { method: method.to_owned(), request, answer })
         .map_err(|_| Status::resource_exhausted(format!("too many {method} calls are waiting")))?;
     tokio::select! {
         answer = answered => {

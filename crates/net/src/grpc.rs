@@ -46,15 +46,21 @@ const SIGNATURE_DEF: &str = "signature_def";
 const SIGNATURE_MAP_URL: &str = "type.googleapis.com/tensorflow.serving.SignatureDefMap";
 
 /// A call whose message has not been read.
-struct Opened {
+pub(crate) struct Opened {
     request: Request<Incoming>,
     deadline: Option<Instant>,
+}
+
+impl Opened {
+    pub(crate) fn new(request: Request<Incoming>) -> Self {
+        Self { deadline: deadline(request.headers()), request }
+    }
 }
 
 /// Answers one call.
 pub(crate) async fn handle(app: Arc<App>, request: Request<Incoming>) -> GrpcResponse {
     let path = request.uri().path().to_owned();
-    let call = Opened { deadline: deadline(request.headers()), request };
+    let call = Opened::new(request);
     match path.as_str() {
         "/tensorflow.serving.PredictionService/Predict" => unary(&app, call, predict).await,
         "/tensorflow.serving.PredictionService/GetModelMetadata" => small_unary(&app, call, metadata).await,
@@ -67,6 +73,7 @@ pub(crate) async fn handle(app: Arc<App>, request: Request<Incoming>) -> GrpcRes
         "/tensorflow.serving.PredictionService/MultiInference" => unary(&app, call, inference::run_tasks).await,
         "/tensorflow.serving.ModelService/GetModelStatus" => small_unary(&app, call, model_status).await,
         "/tensorflow.serving.ModelService/HandleReloadConfigRequest" => {
+            let reload = |app, received| pass_on(app, received, "HandleReloadConfigRequest".to_owned());
             unary_up_to(SMALL_MESSAGE_BYTES, &app, call, reload).await
         }
         "/grpc.health.v1.Health/Check" if app.settings.health_service => small_unary(&app, call, check_health).await,
@@ -75,10 +82,10 @@ pub(crate) async fn handle(app: Arc<App>, request: Request<Incoming>) -> GrpcRes
             unary(&app, call, session::run).await
         }
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" => {
-            reflection::answer(app, Version::V1, call.request).await
+            reflection::answer(&app, &app.reflection, Version::V1, call.request).await
         }
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => {
-            reflection::answer(app, Version::V1Alpha, call.request).await
+            reflection::answer(&app, &app.reflection, Version::V1Alpha, call.request).await
         }
         _ => refused(format!("{path} is not served here")),
     }
@@ -105,7 +112,7 @@ pub(crate) fn panicked() -> GrpcResponse {
     edge_status(&Status::internal("the handler of this request failed; the server's log says where")).into_http()
 }
 
-fn refused(message: String) -> GrpcResponse {
+pub(crate) fn refused(message: String) -> GrpcResponse {
     edge_status(&Status::unimplemented(message)).into_http()
 }
 
@@ -126,7 +133,7 @@ where
     unary_up_to(usize::MAX, app, call, handler).await
 }
 
-async fn unary_up_to<F, R>(most: usize, app: &Arc<App>, call: Opened, handler: F) -> GrpcResponse
+pub(crate) async fn unary_up_to<F, R>(most: usize, app: &Arc<App>, call: Opened, handler: F) -> GrpcResponse
 where
     F: Fn(Arc<App>, Received) -> R + Send,
     R: Future<Output = Result<Bytes, Status>> + Send,
@@ -306,8 +313,9 @@ fn model_status(app: &App, request: &GetModelStatusRequest) -> Result<GetModelSt
     Ok(GetModelStatusResponse { model_version_status })
 }
 
-async fn reload(app: Arc<App>, received: Received) -> Result<Bytes, Status> {
-    let answer = control::ask(&app, "HandleReloadConfigRequest", received.message.to_bytes()).await?;
+/// Lets the control plane answer.
+pub(crate) async fn pass_on(app: Arc<App>, received: Received, method: String) -> Result<Bytes, Status> {
+    let answer = control::ask(&app, &method, received.message.to_bytes()).await?;
     framed(answer.len(), |buffer| buffer.extend_from_slice(&answer))
 }
 

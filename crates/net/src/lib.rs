@@ -1,5 +1,6 @@
 //! Listeners and handlers: gRPC and REST. Handlers only translate; what they ask for is in `core`.
 
+mod admin;
 mod app;
 mod authority;
 mod body;

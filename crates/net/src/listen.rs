@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http::Response;
+use http::{Request, Response};
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -23,7 +24,9 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::app::App;
 use crate::body::Sent;
-use crate::peer::Watched;
+use crate::framing::GrpcResponse;
+use crate::peer::{Peer, Watched};
+use crate::rest::RestResponse;
 use crate::shard::{Accepted, Shards, Stream};
 use crate::stall::Stalls;
 use crate::{grpc, rest};
@@ -53,6 +56,8 @@ const USUAL_LINES: usize = 90;
 pub(crate) enum Protocol {
     Grpc,
     Rest,
+    /// Either of them, as the client begins.
+    Admin,
 }
 
 /// A listener that is bound but does not accept yet.
@@ -170,9 +175,11 @@ fn is_socket(path: &Path) -> bool {
 }
 
 /// Serves gRPC on a connection until either side is done with it.
-pub(crate) async fn serve_grpc<S>(stream: S, app: Arc<App>, watcher: Watcher)
+pub(crate) async fn serve_grpc<S, F, H>(stream: S, app: Arc<App>, watcher: Watcher, handle: H)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Future<Output = GrpcResponse> + Send + 'static,
+    H: Fn(Arc<App>, Request<Incoming>) -> F + Copy + Send + 'static,
 {
     let stalls = Stalls::default();
     let sending = stalls.clone();
@@ -180,7 +187,7 @@ where
         let (app, sending) = (Arc::clone(&app), sending.clone());
         // Boxed: the whole of a call's state is moved several times on its way into a task.
         Box::pin(async move {
-            let handler = grpc::handle(Arc::clone(&app), request);
+            let handler = handle(Arc::clone(&app), request);
             Ok::<_, Infallible>(answer(&app, &sending, handler, grpc::overloaded, grpc::panicked).await)
         })
     });
@@ -198,7 +205,11 @@ where
 }
 
 /// Serves REST on a connection until either side is done with it.
-pub(crate) async fn serve_rest(stream: TcpStream, app: Arc<App>, watcher: Watcher) {
+pub(crate) async fn serve_rest<F, H>(stream: TcpStream, app: Arc<App>, watcher: Watcher, handle: H)
+where
+    F: Future<Output = RestResponse> + Send + 'static,
+    H: Fn(Arc<App>, Peer, Request<Incoming>) -> F + Copy + Send + 'static,
+{
     let stalls = Stalls::default();
     let is_usual = has_usual_head(&stream);
     let (stream, peer) = Watched::new(stream, stalls.clone());
@@ -206,7 +217,7 @@ pub(crate) async fn serve_rest(stream: TcpStream, app: Arc<App>, watcher: Watche
     let service = service_fn(move |request| {
         let (app, peer, sending) = (Arc::clone(&app), peer.clone(), sending.clone());
         Box::pin(async move {
-            let handler = rest::handle(Arc::clone(&app), peer, request);
+            let handler = handle(Arc::clone(&app), peer, request);
             Ok::<_, Infallible>(answer(&app, &sending, handler, rest::overloaded, rest::panicked).await)
         })
     });

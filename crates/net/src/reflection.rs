@@ -58,13 +58,18 @@ impl Reflection {
 }
 
 /// Answers a stream of questions. It ends when none comes for long, and with the drain, which it must not hold up.
-pub(crate) async fn answer(app: Arc<App>, version: Version, request: Request<Incoming>) -> GrpcResponse {
+pub(crate) async fn answer(
+    app: &Arc<App>,
+    reflection: &Reflection,
+    version: Version,
+    request: Request<Incoming>,
+) -> GrpcResponse {
     let listening = match app.listening() {
         Ok(listening) => listening,
         Err(status) => return answered(Err(edge_status(&status))),
     };
     let drained = {
-        let app = Arc::clone(&app);
+        let app = Arc::clone(app);
         Box::pin(async move { app.health.drained().await })
     };
     let request = request.map(|body| {
@@ -75,8 +80,8 @@ pub(crate) async fn answer(app: Arc<App>, version: Version, request: Request<Inc
         tonic::body::Body::new(StreamBody::new(Box::pin(frames.take_until(drained))))
     });
     let handler = match version {
-        Version::V1 => &app.reflection.v1,
-        Version::V1Alpha => &app.reflection.v1alpha,
+        Version::V1 => &reflection.v1,
+        Version::V1Alpha => &reflection.v1alpha,
     };
     handler(request).await
 }

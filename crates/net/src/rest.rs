@@ -27,7 +27,7 @@ use crate::edge::cut;
 use crate::metrics::{Entry, Metrics};
 use crate::peer::Peer;
 
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
+pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain");
 const HTML: HeaderValue = HeaderValue::from_static("text/html");
 
@@ -90,7 +90,7 @@ pub(crate) fn panicked() -> RestResponse {
 }
 
 /// Path and query as they came: that is what targets are matched against.
-fn target_text(request: &Request<Incoming>) -> String {
+pub(crate) fn target_text(request: &Request<Incoming>) -> String {
     request.uri().path_and_query().map_or_else(String::new, |target| target.as_str().to_owned())
 }
 
@@ -310,7 +310,7 @@ fn is_gzip(request: &Request<Incoming>) -> bool {
 }
 
 /// The whole body. What it declares or turns out to be beyond the limit is refused, before room is made for it.
-async fn read_body(mut body: Incoming, most: usize, share: &Share) -> Result<Bytes, Status> {
+pub(crate) async fn read_body(mut body: Incoming, most: usize, share: &Share) -> Result<Bytes, Status> {
     let too_large = || {
         Status::resource_exhausted(format!(
             "the request body is larger than {most} bytes, the most that this server takes (max_body_bytes)"
@@ -382,7 +382,7 @@ fn http_status(code: Code) -> StatusCode {
     StatusCode::from_u16(number).expect("every number above is a status")
 }
 
-fn error(status: &Status) -> RestResponse {
+pub(crate) fn error(status: &Status) -> RestResponse {
     let shown = Status::new(status.code, cut(&status.message, LONGEST_MESSAGE).into_owned());
     response(http_status(status.code), JSON, json::write_error(&shown))
 }
@@ -402,7 +402,7 @@ fn html(status: StatusCode) -> RestResponse {
     response
 }
 
-fn response(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes>) -> RestResponse {
+pub(crate) fn response(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes>) -> RestResponse {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);

@@ -12,6 +12,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
+use crate::admin;
 use crate::app::{App, Gauge, Settings};
 use crate::body::Budget;
 use crate::control::ControlCall;
@@ -43,6 +44,7 @@ const LAST_BYTES: Duration = Duration::from_secs(3);
 pub struct Ports {
     pub grpc: Option<u16>,
     pub rest: Option<u16>,
+    pub admin: Option<u16>,
 }
 
 /// Counters of one moment.
@@ -86,12 +88,14 @@ impl Server {
         let budget = Budget::new(settings.max_bytes_in_flight.unwrap_or(DEFAULT_BYTES_IN_FLIGHT));
         let (control, calls) = mpsc::sync_channel(WAITING_CALLS);
         let reflection = Reflection::new(&grpc::services(&settings))?;
+        let admin_reflection = Reflection::new(&[admin::SERVICE])?;
         let app = App {
             settings,
             routes: RouteTable::default(),
             health: Health::default(),
             metrics,
             reflection,
+            admin_reflection,
             control,
             tap: Tap::default(),
             connections: Gauge::default(),
@@ -107,7 +111,8 @@ impl Server {
     }
 
     /// Replaces the whole table of routes.
-    pub fn publish(&self, routes: Routes) {
+    pub fn publish(&self, mut routes: Routes) {
+        routes.refuses_labels = self.app.settings.refuses_labels;
         self.app.routes.publish(routes);
     }
 
@@ -145,6 +150,7 @@ impl Server {
             match protocol {
                 Protocol::Grpc => ports.grpc = ports.grpc.or(listener.port()),
                 Protocol::Rest => ports.rest = listener.port(),
+                Protocol::Admin => ports.admin = listener.port(),
             }
             let acceptor = Acceptor {
                 protocol,
@@ -170,6 +176,9 @@ impl Server {
         }
         if let Some(address) = &settings.rest_address {
             bound.push((Protocol::Rest, Bound::tcp(address).await?));
+        }
+        if let Some(address) = &settings.admin_address {
+            bound.push((Protocol::Admin, Bound::tcp(address).await?));
         }
         Ok(bound)
     }

@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use crate::app::{App, Gauge, GaugeGuard};
 use crate::authority::TidyAuthority;
 use crate::listen::{Protocol, serve_grpc, serve_rest};
+use crate::{admin, grpc, rest};
 
 /// TensorFlow's kernels expect as much as a thread usually has.
 pub(crate) const STACK_BYTES: usize = 8 << 20;
@@ -116,26 +117,41 @@ async fn serve(stream: Stream, app: &Arc<App>, protocol: Protocol, watcher: Watc
         Stream::Tcp(stream) => {
             let stream = tokio::net::TcpStream::from_std(stream)?;
             if is_used(stream.readable(), app).await {
+                let shared = Arc::clone(app);
                 match protocol {
-                    Protocol::Grpc if !says_hello(&stream, app).await => {}
-                    Protocol::Grpc => serve_grpc(stream, Arc::clone(app), watcher).await,
-                    Protocol::Rest => serve_rest(stream, Arc::clone(app), watcher).await,
+                    Protocol::Rest => serve_rest(stream, shared, watcher, rest::handle).await,
+                    Protocol::Grpc => {
+                        if greeting(&stream, app).await.is_some() {
+                            serve_grpc(stream, shared, watcher, grpc::handle).await;
+                        }
+                    }
+                    Protocol::Admin => match greeting(&stream, app).await {
+                        Some(Greeting::Http2) => serve_grpc(stream, shared, watcher, admin::handle_grpc).await,
+                        Some(Greeting::Other) => serve_rest(stream, shared, watcher, admin::handle_rest).await,
+                        None => {}
+                    },
                 }
             }
         }
         Stream::Unix(stream) => {
             let stream = tokio::net::UnixStream::from_std(stream)?;
             if is_used(stream.readable(), app).await {
-                serve_grpc(TidyAuthority::new(stream), Arc::clone(app), watcher).await;
+                serve_grpc(TidyAuthority::new(stream), Arc::clone(app), watcher, grpc::handle).await;
             }
         }
     }
     Ok(())
 }
 
-/// Whether a client does not stop in the midst of the preface of HTTP/2: no other timer runs until all of it is there. It
-/// is only looked at here.
-async fn says_hello(stream: &tokio::net::TcpStream, app: &App) -> bool {
+/// How a client begins.
+enum Greeting {
+    Http2,
+    Other,
+}
+
+/// How a client begins; `None` if it stops in the midst of the preface of HTTP/2: no other timer runs until all of it is
+/// there. It is only looked at here.
+async fn greeting(stream: &tokio::net::TcpStream, app: &App) -> Option<Greeting> {
     const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let end = Instant::now() + HELLO_TIMEOUT;
     let mut pause = Duration::from_millis(1);
@@ -144,13 +160,14 @@ async fn says_hello(stream: &tokio::net::TcpStream, app: &App) -> bool {
         // Asked for first: once it is closed, nothing more will come than what is there now.
         let is_closed = !matches!(stream.ready(Interest::READABLE).await, Ok(ready) if !ready.is_read_closed());
         match stream.peek(&mut seen).await {
-            Ok(count) if count == seen.len() || !PREFACE.starts_with(&seen[..count]) => return true,
+            Ok(_) if seen == *PREFACE => return Some(Greeting::Http2),
+            Ok(count) if !PREFACE.starts_with(&seen[..count]) => return Some(Greeting::Other),
             Ok(1..) if !is_closed && Instant::now() < end => {}
-            _ => return false,
+            _ => return None,
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = app.health.drained() => return false,
+            () = app.health.drained() => return None,
         }
         pause = (2 * pause).min(Duration::from_secs(1));
     }

@@ -6,6 +6,7 @@ pub mod examples;
 pub mod fields;
 pub mod json;
 pub mod log;
+mod mistake;
 pub mod predict;
 pub mod records;
 pub mod reflect;

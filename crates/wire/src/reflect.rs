@@ -4,9 +4,10 @@
 
 use std::sync::OnceLock;
 
-use miette::Diagnostic;
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
+
+use crate::mistake;
 
 /// Why a text is no message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,18 +21,21 @@ pub enum ReflectError {
 /// A serialised `google.protobuf.FileDescriptorSet` of all messages and services in `proto/`.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
-fn descriptor(name: &str) -> Result<MessageDescriptor, ReflectError> {
+fn pool() -> &'static DescriptorPool {
     static POOL: OnceLock<DescriptorPool> = OnceLock::new();
-    let pool = POOL.get_or_init(|| {
+    POOL.get_or_init(|| {
         DescriptorPool::decode(DESCRIPTORS).expect("the descriptors were made by the build: this is a bug")
-    });
-    pool.get_message_by_name(name).ok_or_else(|| ReflectError::UnknownMessage(name.to_owned()))
+    })
+}
+
+fn descriptor(name: &str) -> Result<MessageDescriptor, ReflectError> {
+    pool().get_message_by_name(name).ok_or_else(|| ReflectError::UnknownMessage(name.to_owned()))
 }
 
 /// Protobuf text format to bytes.
 pub fn encode_text(message: &str, text: &str) -> Result<Vec<u8>, ReflectError> {
     let parsed = DynamicMessage::parse_text_format(descriptor(message)?, text)
-        .map_err(|error| ReflectError::Text(located(&error, text)))?;
+        .map_err(|error| ReflectError::Text(mistake::explain(&error, pool(), text)))?;
     Ok(parsed.encode_to_vec())
 }
 
@@ -61,18 +65,6 @@ fn to_json(message: &str, bytes: &[u8], options: &SerializeOptions) -> Result<St
         .serialize_with_options(&mut serde_json::Serializer::new(&mut json), options)
         .map_err(|error| ReflectError::Text(error.to_string()))?;
     String::from_utf8(json).map_err(|error| ReflectError::Text(error.to_string()))
-}
-
-/// Where in the text the parser stopped, in lines and columns.
-fn located(error: &prost_reflect::text_format::ParseError, text: &str) -> String {
-    // An error without a place is one at the end of the text.
-    let place = error.labels().and_then(|mut labels| labels.next()).map(|label| label.offset());
-    let offset = place.unwrap_or(text.len()).min(text.len());
-    let before = &text.as_bytes()[..offset];
-    #[expect(clippy::naive_bytecount, reason = "an error message needs no fast counting")]
-    let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-    let column = offset - before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1) + 1;
-    format!("{line}:{column}: {error}")
 }
 
 #[cfg(test)]

@@ -14,6 +14,9 @@ usage: servable <command>
   serve --model_base_path=<folder>   serve models, with the flags of tensorflow_model_server
   show <folder>                      print the signatures of a SavedModel
   warmup show|make|record            files of requests that a version answers before it is served
+  models <list|status|add|remove|label>
+                                     see and change the models of a running server
+  config <check|diff> <file>         check a model configuration file, or compare it with a running server
   demo                               serve two small models that come along, with requests to try
 
   --version                          print the versions
@@ -56,6 +59,14 @@ def _command(arguments: Sequence[str]) -> int:
         from servable.cli import warmup
 
         return warmup.warmup(rest)
+    if name == "models":
+        from servable.cli import models
+
+        return models.models(rest)
+    if name == "config":
+        from servable.cli import config
+
+        return config.config(rest)
     if name == "--version":
         from servable.cli import serve
 

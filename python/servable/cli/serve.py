@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from servable.config.flags import help_text, parse
+from servable.config.flags import help_text, misdashed, parse
 from servable.config.model_config import ModelConfig
 from servable.config.options import Value
 from servable.config.server_config import config_from
@@ -55,6 +55,8 @@ def serve(
     if flags.get("version"):
         print(version_text())
         return 0
+    for argument in misdashed(arguments):
+        print(f"unknown argument: {argument}. Flags begin with two dashes: -{argument}", flush=True)
     _log_to_stderr()
     try:
         config = config_from(flags, models)

@@ -8,10 +8,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from servable.cli.columns import aligned
 from servable.errors import NotFoundError, ServableError, reading
 from servable.models.source import children_of, versions_in
 
-__all__ = ["aligned", "as_text", "shape_text", "show", "version_folder"]
+__all__ = ["as_text", "shape_text", "show", "version_folder"]
 
 USAGE = "usage: servable show <folder of a model or of one of its versions> [--json]"
 FAILED = 255
@@ -64,7 +65,7 @@ def as_text(description: Mapping[str, Any]) -> str:
         signatures = graph["signatures"].items()
         for name, signature in sorted(item for item in signatures if not item[0].startswith("__saved_model_")):
             lines += ["", f"  {name}   {signature['method_name']}".rstrip()]
-            lines += aligned([*_rows("in", signature["inputs"]), *_rows("out", signature["outputs"])])
+            lines += aligned([*_rows("in", signature["inputs"]), *_rows("out", signature["outputs"])], indent=4)
         lines.append("")
     return "\n".join(lines).rstrip()
 
@@ -87,12 +88,3 @@ def shape_text(shape: Sequence[int] | None) -> str:
     if shape is None:
         return "any shape"
     return f"[{', '.join('?' if size < 0 else str(size) for size in shape)}]"
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines in which the cells of each column begin at the same place."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return [
-        ("    " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))).rstrip()
-        for row in rows
-    ]

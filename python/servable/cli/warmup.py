@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from servable.cli.show import aligned, shape_text, version_folder
+from servable.cli.columns import aligned
+from servable.cli.show import shape_text, version_folder
 from servable.config.server_config import batch_sizes
 from servable.errors import InvalidArgumentError, NotFoundError, ServableError, reading
 from servable.types import SessionSpec, WarmupOptions
@@ -110,7 +111,7 @@ def _as_text(described: Sequence[Mapping[str, Any]]) -> str:
         head = (str(number), request["kind"], request.get("signature", ""))
         for index, cells in enumerate(inputs or [("", "", "")]):
             rows.append((*(head if index == 0 else ("", "", "")), *cells))
-    return "\n".join(aligned(rows)) if rows else "no requests"
+    return "\n".join(aligned(rows, indent=4)) if rows else "no requests"
 
 
 def _make(arguments: Sequence[str]) -> None:

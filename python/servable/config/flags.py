@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from servable.config.options import OPTIONS, Group, Kind, Option, Support, Value
 from servable.errors import FlagError
 
-__all__ = ["FlagValues", "help_text", "parse"]
+__all__ = ["FlagValues", "help_text", "misdashed", "parse"]
 
 FlagValues = Mapping[str, Value]
 """The flags that were given, by name. What is not in here was left to its default."""
@@ -27,10 +27,12 @@ _RIGHT = {
 def parse(arguments: Sequence[str]) -> dict[str, Value]:
     """The values of the flags in `arguments`; the last one wins, repeatable ones add up.
 
-    Written `--name=value` or `--name value`, with `_` or `-` in the name. `FlagError` for anything else.
+    Written `--name=value` or `--name value`, with `_` or `-` in the name. `FlagError` for anything else but
+    `misdashed` arguments.
     """
     values: dict[str, Value] = {}
-    rest = list(reversed(arguments))
+    ignored = set(misdashed(arguments))
+    rest = [argument for argument in reversed(arguments) if argument not in ignored]
     while rest:
         option, text = _split(rest.pop())
         if text is None:
@@ -39,6 +41,15 @@ def parse(arguments: Sequence[str]) -> dict[str, Value]:
         before = values.get(option.name)
         values[option.name] = (*before, str(value)) if isinstance(before, tuple) else _first(option, value)
     return values
+
+
+def misdashed(arguments: Sequence[str]) -> list[str]:
+    """Flags with one dash, which TensorFlow Serving tells of and leaves out."""
+    return [
+        argument
+        for argument in arguments
+        if re.match("-[a-z]", argument) and argument[1:].partition("=")[0].replace("-", "_") in _BY_NAME
+    ]
 
 
 def _first(option: Option, value: Value) -> Value:

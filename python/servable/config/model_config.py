@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from servable.config.codec import Codec
@@ -13,6 +13,7 @@ from servable.errors import FailedPreconditionError, InvalidArgumentError, Unimp
 
 __all__ = [
     "All",
+    "LabelRule",
     "Latest",
     "ModelConfig",
     "Policy",
@@ -23,6 +24,10 @@ __all__ = [
     "check_platforms",
     "from_json",
     "from_text",
+    "is_absolute",
+    "model_from_json",
+    "rooted",
+    "to_json",
 ]
 
 MESSAGE = "tensorflow.serving.ModelServerConfig"
@@ -73,6 +78,17 @@ class ModelConfig:
     """Loaded with the first request, and unloaded again if others need the memory."""
     pinned: bool = False
     """Once loaded, never unloaded to make room."""
+    logging: Mapping[str, Any] | None = None
+    """A `LoggingConfig` as JSON, kept as it is: requests are not logged yet."""
+
+
+class LabelRule(enum.Enum):
+    """Which versions may be given a label."""
+
+    NONE = "no labels"
+    AVAILABLE = "available versions"
+    NEW = "available versions; a new label may also point at one that is not (yet)"
+    ANY = "any version"
 
 
 def from_text(text: str, codec: Codec) -> tuple[ModelConfig, ...] | None:
@@ -85,13 +101,16 @@ def from_text(text: str, codec: Codec) -> tuple[ModelConfig, ...] | None:
 def from_json(config: Mapping[str, Any]) -> tuple[ModelConfig, ...] | None:
     """The models in a decoded `ModelServerConfig`; `None` if it holds no list."""
     if "custom_model_config" in config:
-        raise UnimplementedError("ModelServer does not yet support custom model config.")
+        raise UnimplementedError(
+            "ModelServer does not yet support custom model config. Models stand in model_config_list { config { } }"
+        )
     if "model_config_list" not in config:
         return None
-    return tuple(_model(model) for model in config["model_config_list"].get("config", ()))
+    return tuple(model_from_json(model) for model in config["model_config_list"].get("config", ()))
 
 
-def _model(model: Mapping[str, Any]) -> ModelConfig:
+def model_from_json(model: Mapping[str, Any]) -> ModelConfig:
+    """One entry of the list, decoded."""
     name = model.get("name", "")
     options = model.get("servable", {})
     return ModelConfig(
@@ -103,7 +122,37 @@ def _model(model: Mapping[str, Any]) -> ModelConfig:
         transition=Transition[options["transition"]] if "transition" in options else None,
         lazy=options["loading"] == "LAZY" if "loading" in options else None,
         pinned=options.get("pinned", False),
+        logging=model.get("logging_config"),
     )
+
+
+def to_json(model: ModelConfig) -> dict[str, Any]:
+    """The entry as proto JSON: what `model_from_json` makes the model of."""
+    options: dict[str, Any] = {}
+    if model.transition is not None:
+        options["transition"] = model.transition.name
+    if model.lazy is not None:
+        options["loading"] = "LAZY" if model.lazy else "EAGER"
+    if model.pinned:
+        options["pinned"] = True
+    fields = {
+        "name": model.name,
+        "base_path": model.base_path,
+        "model_platform": model.platform,
+        "model_version_policy": _policy_json(model.policy),
+        "version_labels": dict(model.labels),
+        "servable": options,
+    }
+    logging = {} if model.logging is None else {"logging_config": model.logging}
+    return {name: value for name, value in fields.items() if value} | logging
+
+
+def _policy_json(policy: Policy) -> dict[str, Any]:
+    if isinstance(policy, All):
+        return {"all": {}}
+    if isinstance(policy, Specific):
+        return {"specific": {"versions": list(policy.versions)}}
+    return {"latest": {"num_versions": policy.count}} if policy != Latest() else {}
 
 
 def _platform(name: str, model_type: str | None, platform: str | None) -> str:
@@ -152,23 +201,40 @@ def check_list(models: Sequence[ModelConfig], before: Sequence[ModelConfig] = ()
             )
 
 
+def rooted(models: Sequence[ModelConfig], root: str) -> tuple[ModelConfig, ...]:
+    """The models, with relative base paths joined to `root` if there is one."""
+    if not root:
+        return tuple(models)
+    return tuple(
+        model if is_absolute(model.base_path) else replace(model, base_path=f"{root.rstrip('/')}/{model.base_path}")
+        for model in models
+    )
+
+
+def is_absolute(path: str) -> bool:
+    """Whether a path begins with a slash, or is a URI."""
+    return path.startswith("/") or re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
+
+
 def check_labels(
     models: Sequence[ModelConfig],
     *,
     before: Sequence[ModelConfig] = (),
     available: Mapping[str, Collection[int]],
-    allow_unavailable: bool,
+    rule: LabelRule,
 ) -> None:
-    """Refuse a label on a version that requests cannot reach.
+    """Refuse a label on a version that requests cannot reach, as far as the rule goes.
 
-    With `allow_unavailable` a label may do so if it is new, or stays where it is; it may not move there.
+    Under `LabelRule.NEW` a label may do so if it is new, or stays where it is; it may not move there.
     """
+    if rule is LabelRule.NONE and any(model.labels for model in models):
+        raise FailedPreconditionError("Model version labels are not currently allowed by the server.")
     labels = {model.name: model.labels for model in before}
     for model in models:
         for label, version in model.labels.items():
-            if version in available.get(model.name, ()):
+            if rule is LabelRule.ANY or version in available.get(model.name, ()):
                 continue
-            if allow_unavailable and labels.get(model.name, {}).get(label, version) == version:
+            if rule is LabelRule.NEW and labels.get(model.name, {}).get(label, version) == version:
                 continue
             raise FailedPreconditionError(
                 f"Request to assign label to version {version} of model {model.name}, which is not currently available "

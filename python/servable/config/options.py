@@ -75,6 +75,14 @@ def _network() -> tuple[Option, ...]:
             group,
             "Address to listen on. If empty, gRPC listens on 0.0.0.0 and REST on [::] (IPv4 and IPv6).",
         ),
+        port("admin_port", 0, "TCP port for adding, removing and labelling models, over REST and gRPC; 0 for none."),
+        Option(
+            "admin_bind_host",
+            Kind.STRING,
+            "127.0.0.1",
+            group,
+            "Address of the admin port. Whoever reaches it decides what is served: there is no other protection.",
+        ),
         Option(
             "rest_api_timeout_in_ms",
             Kind.INT32,
@@ -192,6 +200,39 @@ def _models() -> tuple[Option, ...]:
             False,
             group,
             "A new label may point at a version that is not available (yet).",
+        ),
+        Option(
+            "force_allow_any_version_labels_for_unavailable_models",
+            Kind.BOOL,
+            False,
+            group,
+            "Any label may point at a version that is not available (yet).",
+        ),
+        Option("allow_version_labels", Kind.BOOL, True, group, "Versions may have labels."),
+        Option(
+            "model_config_list_root_dir",
+            Kind.STRING,
+            "",
+            group,
+            "Folder, or URI, that relative base paths are relative to. Without it base paths have to be absolute.",
+        ),
+        Option(
+            "model_state_file",
+            Kind.STRING,
+            "",
+            group,
+            "File in which what the admin port has changed survives a restart; it is made when it is needed. For one "
+            "server only.",
+        ),
+        Option(
+            "servable_state_waiter_timeout_seconds",
+            Kind.FLOAT,
+            0.0,
+            group,
+            "Longest wait for the first models; the server ends if they are not available by then. 0 for no limit.",
+            unit="s",
+            at_least=0,
+            at_most=1_000_000,
         ),
         Option(
             "num_load_threads",
@@ -385,8 +426,22 @@ def _tensorflow() -> tuple[Option, ...]:
             "TPUs are never initialised.",
             support=Support.WITHOUT_EFFECT,
         ),
-        Option("platform_config_file", Kind.STRING, "", group, "A platform map.", support=Support.NOT_YET),
-        Option("thread_pool_factory_config_file", Kind.STRING, "", group, "Thread pools.", support=Support.NOT_YET),
+        Option(
+            "platform_config_file",
+            Kind.STRING,
+            "",
+            group,
+            "File with a PlatformConfigMap (protobuf text): the platforms that models may name, and how each loads. "
+            "Flags about sessions, warm-up and batching are ignored then.",
+        ),
+        Option(
+            "thread_pool_factory_config_file",
+            Kind.STRING,
+            "",
+            group,
+            "File with a ThreadPoolFactoryConfig (protobuf text). There are no factories of thread pools, here or in "
+            "TensorFlow Serving's own server: only an empty one is accepted.",
+        ),
     )
 
 
@@ -414,17 +469,29 @@ def _behaviour() -> tuple[Option, ...]:
             group,
             "File with a MonitoringConfig (protobuf text): metrics on the REST port.",
         ),
-        Option("enable_batching", Kind.BOOL, False, Group.BATCHING, "Batch requests.", support=Support.NOT_YET),
         Option(
-            "batching_parameters_file", Kind.STRING, "", Group.BATCHING, "Batching limits.", support=Support.NOT_YET
+            "enable_batching",
+            Kind.BOOL,
+            False,
+            Group.BATCHING,
+            "This version runs requests one by one, with the same results.",
+            support=Support.WITHOUT_EFFECT,
+        ),
+        Option(
+            "batching_parameters_file",
+            Kind.STRING,
+            "",
+            Group.BATCHING,
+            "The file is read and checked.",
+            support=Support.WITHOUT_EFFECT,
         ),
         Option(
             "enable_per_model_batching_parameters",
             Kind.BOOL,
             False,
             Group.BATCHING,
-            "Batching limits in the version folder.",
-            support=Support.NOT_YET,
+            "Files with parameters in version folders are not read.",
+            support=Support.WITHOUT_EFFECT,
         ),
     )
 

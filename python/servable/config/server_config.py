@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from servable.config import model_config, monitoring_config, session_config
+from servable.config import batching, model_config, monitoring_config, platform_config, session_config
 from servable.config.codec import Codec
 from servable.config.flags import FlagValues
-from servable.config.model_config import ModelConfig, Transition
-from servable.config.options import OPTIONS, Support
+from servable.config.model_config import LabelRule, ModelConfig, Transition, is_absolute
+from servable.config.options import OPTIONS, Group, Support
+from servable.config.platform_config import PlatformOptions
 from servable.config.session_config import SessionOptions, has_own_threads
 from servable.errors import InvalidArgumentError, MalformedFileError, reading
 from servable.types import LimitSpec, ServerSpec, SessionSpec, WarmupOptions
@@ -21,6 +22,7 @@ __all__ = [
     "Files",
     "LoadingOptions",
     "ModelOptions",
+    "PlatformSpec",
     "batch_sizes",
     "config_from",
     "read_files",
@@ -28,6 +30,16 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+BESIDE_PLATFORM_FILE = (
+    "platform_config_file",
+    "thread_pool_factory_config_file",
+    "custom_op_library",
+    "xla_cpu_compilation_enabled",
+    "xla_gpu_compilation_enabled",
+    "skip_initialize_tpu",
+)
+"""Flags about TensorFlow that hold whether there is a platform file or not."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +55,17 @@ class ModelOptions:
     """How often to look for versions; `None` for at start-up and reloads only."""
     scan: bool
     """False: versions are never looked for, and start-up waits for ever."""
-    allow_labels_for_unavailable: bool
     versions_always_present: bool
     """A base path without versions does not unload what is served."""
     fail_without_versions: bool
     """A model without versions at the start is an error rather than waited for."""
+    labels: LabelRule
+    root: str
+    """What relative base paths are relative to; empty for nothing."""
+    state_file: str | None
+    """Where changes made through the admin port are kept."""
+    start_timeout_s: float | None
+    """How long the first models may take to become available."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +94,10 @@ class Config:
     loading: LoadingOptions
     session: SessionOptions
     warmup: WarmupOptions
+    platform_file: str | None
+    """If there is one, `session` and `batching_file` do not matter."""
+    batching_file: str | None
+    thread_pool_file: str | None
     monitoring_file: str | None
     drain_timeout_s: float
     errors: tuple[str, ...] = ()
@@ -85,12 +107,24 @@ class Config:
 
 
 @dataclass(frozen=True)
+class PlatformSpec:
+    """How the models of one platform are loaded."""
+
+    session: SessionSpec
+    options: PlatformOptions | None = None
+    """What a platform file says; `None` if flags say it."""
+
+
+@dataclass(frozen=True)
 class Files:
     """What the files say that the flags name."""
 
     models: tuple[ModelConfig, ...]
-    session: SessionSpec
+    platforms: Mapping[str, PlatformSpec]
+    """The platforms that models may name."""
     metrics_path: str | None
+    notes: tuple[str, ...] = ()
+    """What to log at start-up because it may surprise."""
 
 
 def config_from(flags: FlagValues, models: Sequence[ModelConfig] = ()) -> Config:
@@ -106,9 +140,19 @@ def config_from(flags: FlagValues, models: Sequence[ModelConfig] = ()) -> Config
         )
     if values["model_base_path"]:
         models = (ModelConfig(values["model_name"], values["model_base_path"]),)
-    elif not values["model_config_file"] and not models:
+    elif not (values["model_config_file"] or models or values["admin_port"] or values["model_state_file"]):
         raise InvalidArgumentError(
             "Both server_options.model_base_path and server_options.model_config_file are empty!"
+        )
+    if "model_config_list_root_dir" in given and not is_absolute(values["model_config_list_root_dir"]):
+        raise InvalidArgumentError(
+            "Expected non-empty absolute path or URI; got model_config_list_root_dir="
+            f"{values['model_config_list_root_dir']}"
+        )
+    platform_file = values["platform_config_file"] or None
+    if values["batching_parameters_file"] and not values["enable_batching"] and not platform_file:
+        raise InvalidArgumentError(
+            "server_options.batching_parameters_file is set without setting server_options.enable_batching to true."
         )
     clash = values["rest_api_port"] == values["port"] != 0
     return Config(
@@ -140,10 +184,13 @@ def config_from(flags: FlagValues, models: Sequence[ModelConfig] = ()) -> Config
             batch_sizes=batch_sizes("synthesize_warmup_batch_sizes", values["synthesize_warmup_batch_sizes"]),
             check_method_names=values["enable_signature_method_name_check"],
         ),
+        platform_file=platform_file,
+        batching_file=values["batching_parameters_file"] or None,
+        thread_pool_file=values["thread_pool_factory_config_file"] or None,
         monitoring_file=values["monitoring_config_file"] or None,
         drain_timeout_s=values["drain_timeout_seconds"],
         errors=(f"REST is off: --rest_api_port and --port are both {values['port']}",) if clash else (),
-        notes=tuple(_notes(values)),
+        notes=(*_notes(values), *(_ignored(given) if platform_file else ())),
     )
 
 
@@ -161,12 +208,14 @@ def _server(values: Mapping[str, Any], *, with_rest: bool) -> ServerSpec:
         grpc_address=_address(host or "0.0.0.0", values["port"]),
         grpc_socket_path=values["grpc_socket_path"] or None,
         rest_address=_address(host or "::", values["rest_api_port"]) if with_rest else None,
+        admin_address=_address(values["admin_bind_host"], values["admin_port"]),
         rest_timeout_ms=timeout_ms if timeout_ms > 0 else None,
         cors=values["rest_api_enable_cors_support"],
         check_method_names=values["enable_signature_method_name_check"],
         tensor_content=values["enable_serialization_as_tensor_content"],
         health_service=values["enable_grpc_healthcheck_service"],
         session_service=values["enable_session_service"],
+        allow_labels=values["allow_version_labels"],
         strict_json=values["rest_api_strict_json"],
         compress_answers=values["enable_response_compression"],
         max_threads=values["grpc_max_threads"] or None,
@@ -188,9 +237,12 @@ def _models(values: Mapping[str, Any], models: Sequence[ModelConfig]) -> ModelOp
         config_file_period_s=config_period_s if config_period_s > 0 else None,
         scan_period_s=scan_period_s if scan_period_s > 0 else None,
         scan=scan_period_s >= 0,
-        allow_labels_for_unavailable=values["allow_version_labels_for_unavailable_models"],
         versions_always_present=values["servable_versions_always_present"],
         fail_without_versions=values["fail_if_zero_versions_at_startup"],
+        labels=_label_rule(values),
+        root=values["model_config_list_root_dir"],
+        state_file=values["model_state_file"] or None,
+        start_timeout_s=values["servable_state_waiter_timeout_seconds"] or None,
     )
 
 
@@ -200,6 +252,24 @@ def _transition(text: str) -> Transition:
     except ValueError:
         known = " or ".join(transition.value for transition in Transition)
         raise InvalidArgumentError(f"--version_transition={text}: it has to be {known}") from None
+
+
+def _label_rule(values: Mapping[str, Any]) -> LabelRule:
+    if not values["allow_version_labels"]:
+        return LabelRule.NONE
+    if values["force_allow_any_version_labels_for_unavailable_models"]:
+        return LabelRule.ANY
+    return LabelRule.NEW if values["allow_version_labels_for_unavailable_models"] else LabelRule.AVAILABLE
+
+
+def _ignored(given: Mapping[str, Any]) -> Sequence[str]:
+    """What flags are given that a platform file speaks instead of."""
+    groups = {option.name: option.group for option in OPTIONS if option.name not in BESIDE_PLATFORM_FILE}
+    return [
+        f"--{name} is ignored: the file of --platform_config_file decides"
+        for name in given
+        if groups.get(name) in (Group.TENSORFLOW, Group.BATCHING)
+    ]
 
 
 def _notes(values: Mapping[str, Any]) -> Sequence[str]:
@@ -215,11 +285,13 @@ def read_files(config: Config, codec: Codec) -> Files:
     models = config.models.fixed
     if config.models.config_file:
         models = read_models(config.models.config_file, codec) or ()
-    session = _parse(
-        config.session.config_file,
-        session_config.MESSAGE,
-        lambda text: session_config.session_config(config.session, text, codec),
-    )
+    platforms, notes = _platforms(config, codec)
+    if config.thread_pool_file:
+        _parse(
+            config.thread_pool_file,
+            platform_config.THREAD_POOLS,
+            lambda text: platform_config.check_thread_pools(text, codec),
+        )
     metrics_path = None
     if config.monitoring_file and config.server.rest_address:
         metrics_path = _parse(
@@ -227,8 +299,34 @@ def read_files(config: Config, codec: Codec) -> Files:
             monitoring_config.MESSAGE,
             lambda text: monitoring_config.metrics_path(text, codec),
         )
-    quiet = not has_own_threads(session, codec)
-    return Files(models, SessionSpec(config.session.tags, session, quiet), metrics_path)
+    return Files(models, platforms, metrics_path, notes)
+
+
+def _platforms(config: Config, codec: Codec) -> tuple[dict[str, PlatformSpec], tuple[str, ...]]:
+    """The platforms, and what may surprise about them."""
+
+    def spec(tags: Sequence[str], session: bytes) -> SessionSpec:
+        return SessionSpec(tags, session, quiet=not has_own_threads(session, codec))
+
+    if config.platform_file:
+        options = _parse(
+            config.platform_file, platform_config.MESSAGE, lambda text: platform_config.from_text(text, codec)
+        )
+        notes = [
+            f"{config.platform_file}: {field} of platform {name} has no effect"
+            for name, platform in options.items()
+            for field in (*platform.ignored, *(("batching_parameters",) if platform.batching else ()))
+        ]
+        specs = {name: PlatformSpec(spec(one.tags, one.session), one) for name, one in options.items()}
+        return specs, tuple(notes)
+    if config.batching_file:
+        _parse(config.batching_file, batching.MESSAGE, lambda text: batching.from_text(text, codec))
+    session = _parse(
+        config.session.config_file,
+        session_config.MESSAGE,
+        lambda text: session_config.session_config(config.session, text, codec),
+    )
+    return {"tensorflow": PlatformSpec(spec(config.session.tags, session))}, ()
 
 
 def read_models(path: str, codec: Codec) -> tuple[ModelConfig, ...] | None:

@@ -151,8 +151,8 @@ class Resolution:
         """True once every model has a version that is AVAILABLE, or none left that may become so."""
         return self._resolved.wait(timeout_s)
 
-    def resolve(self) -> None:
-        self.failures = tuple(failure for failure in self.open.values() if failure is not None)
+    def resolve(self, failures: Iterable[Failure]) -> None:
+        self.failures = tuple(failures)
         self._resolved.set()
 
 
@@ -709,7 +709,7 @@ class Manager:
             if None in resolution.open.values():
                 waiting.append(resolution)
             else:
-                resolution.resolve()
+                resolution.resolve(failure for failure in resolution.open.values() if failure is not None)
         self._watched = waiting
         if self._closed is not None and all(
             version.state in (State.END, State.START) for version in self._all_versions()

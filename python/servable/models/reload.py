@@ -1,25 +1,64 @@
-"""Changing the list of models: one path for start-up, the RPC and the watched file."""
+"""Changing the list of models: one path for start-up, the RPC, the watched file and the admin port."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
 from servable.config.codec import Codec
-from servable.config.model_config import ModelConfig, check_labels, check_list, check_platforms, from_json
-from servable.errors import FailedPreconditionError, InvalidArgumentError, MalformedFileError, ServableError
+from servable.config.model_config import (
+    LabelRule,
+    ModelConfig,
+    check_labels,
+    check_list,
+    check_platforms,
+    from_json,
+    rooted,
+)
+from servable.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    MalformedFileError,
+    NotFoundError,
+    ServableError,
+)
 from servable.models.manager import Failure, Manager, Resolution
+from servable.models.overlay import Origin, Overlay
 from servable.models.source import FileSystemSource
+from servable.models.state_file import StateFile
 from servable.types import State
 
-__all__ = ["Reloader", "answer_reload", "unavailable", "watch_config_file"]
+__all__ = ["Listed", "Reloader", "Started", "answer_reload", "unavailable", "watch_config_file"]
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Listed:
+    """A model that is configured, and on whose behalf."""
+
+    model: ModelConfig
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class Started:
+    """What becomes of the first models."""
+
+    configured: Resolution
+    restored: Resolution
+    """Those that were added at run time before the last end of the process."""
+
+
 class Reloader:
-    """Owns the list of models that are configured. Its methods are called from any thread, one call at a time works."""
+    """Owns the list of models that are configured: a base, and over it the changes made through the admin port.
+
+    The base is replaced as a whole, by the RPC and by the watched file. The RPC drops the changes, since its list is
+    the whole list; the file does not. Methods are called from any thread; changes come one after the other, waits for
+    models side by side.
+    """
 
     def __init__(
         self,
@@ -27,14 +66,22 @@ class Reloader:
         manager: Manager,
         source: FileSystemSource,
         platforms: Collection[str],
-        allow_unavailable_labels: bool = False,
+        labels: LabelRule = LabelRule.AVAILABLE,
+        root: str = "",
+        state: StateFile | None = None,
     ) -> None:
         self._manager = manager
         self._source = source
         self._platforms = platforms
-        self._allow_unavailable_labels = allow_unavailable_labels
-        self._reloading = threading.Lock()  # guards what follows; held while a reload waits for its models
+        self._label_rule = labels
+        self._root = root
+        self._state = state
+        self._changing = threading.Lock()  # guards changes of what follows, which may wait for files; all are values
+        self._base: tuple[ModelConfig, ...] = ()
+        self._origin = Origin.FLAGS
+        self._overlay = Overlay()
         self._models: tuple[ModelConfig, ...] = ()
+        self._listed: tuple[Listed, ...] = ()
         self._confirmed: frozenset[str] = frozenset()
 
     @property
@@ -42,15 +89,30 @@ class Reloader:
         """What is configured at the moment."""
         return self._models
 
-    def start(self, models: Sequence[ModelConfig]) -> Resolution:
-        """Configure the first list; does not wait for its models to become available."""
-        with self._reloading:
-            self._apply(models)
-            self._confirmed = frozenset(model.name for model in models)
-            return self._manager.watch(self._confirmed, patient=True)
+    @property
+    def listed(self) -> tuple[Listed, ...]:
+        """What is configured at the moment, and on whose behalf. Never waits."""
+        return self._listed
 
-    def reload(self, models: Sequence[ModelConfig] | None) -> None:
-        """Replace the list, and wait until every model that is new to it has become available.
+    def start(self, models: Sequence[ModelConfig], origin: Origin = Origin.FLAGS) -> Started:
+        """Configure the first list and what was changed before; does not wait for models to become available."""
+        with self._changing:
+            base = rooted(models, self._root)
+            overlay = self._state.read() if self._state else Overlay()
+            self._overlay = overlay
+            self._change(base, overlay, origin, labelled=overlay.untouched(base))
+            configured = [model.name for model in self._models if model.name not in overlay.models]
+            self._confirmed = frozenset(configured)
+            return Started(
+                self._manager.watch(configured, patient=True), self._manager.watch(overlay.models, patient=False)
+            )
+
+    def is_news(self, models: Sequence[ModelConfig]) -> bool:
+        """Whether this list is another one than the base."""
+        return rooted(models, self._root) != self._base
+
+    def reload(self, models: Sequence[ModelConfig] | None, origin: Origin = Origin.CONFIG_FILE) -> None:
+        """Replace the base, and wait until every model that is new to it has become available.
 
         A list that is refused changes nothing. If a new model does not become available the list holds nevertheless;
         reloading it again waits, and fails, again.
@@ -60,36 +122,103 @@ class Reloader:
                 "Cannot transition to requested config. It is only legal to transition from one ModelConfigList to "
                 "another."
             )
-        with self._reloading:
-            self._apply(models)
-            names = [model.name for model in models]
-            new = [name for name in names if name not in self._confirmed]
+        with self._changing:
+            base = rooted(models, self._root)
+            overlay = Overlay() if origin is Origin.RELOAD else self._overlay
+            self._change(base, overlay, origin, labelled=overlay.untouched(base))
+            unknown = {model.name for model in self._models} - self._confirmed - overlay.models.keys()
+            new = [model.name for model in base if model.name in unknown]
             resolution = self._manager.watch(new, patient=False)
-            resolution.wait()
-            self._confirmed = frozenset(names) - {failure.name for failure in resolution.failures}
+        resolution.wait()
+        self._confirm(new, resolution)
         if resolution.failures:
             raise unavailable("model(s)", resolution.failures)
 
-    def _apply(self, models: Sequence[ModelConfig]) -> None:
-        """Check the list and pass it on."""
+    def add(self, model: ModelConfig) -> Resolution:
+        """Configure one model, in the place of the one of its name if there is one. Adding it again does no harm.
+
+        Whoever wants it to be available waits for the resolution; the model is configured whatever becomes of it.
+        """
+        with self._changing:
+            (model,) = rooted([model], self._root)
+            kept = next((known.labels for known in self._models if known.name == model.name), {})
+            labels = {label: version for label, version in model.labels.items() if kept.get(label) != version}
+            overlay = self._overlay.with_model(model)
+            self._change(self._base, overlay, self._origin, labelled=[replace(model, labels=labels)])
+            return self._manager.watch([model.name], patient=False)
+
+    def remove(self, name: str) -> None:
+        """Let go of one model. `NOT_FOUND` if it is not configured."""
+        with self._changing:
+            self._configured(name)
+            overlay = self._overlay.without_model(name, {model.name for model in self._base})
+            self._change(self._base, overlay, self._origin, labelled=[])
+        self._settle()
+
+    def label(self, name: str, label: str, version: int | None) -> None:
+        """Let a label point at a version of a model, or at none. `NOT_FOUND` if the model is not configured."""
+        with self._changing:
+            model = self._configured(name)
+            if version is None and label not in model.labels:
+                raise NotFoundError(f"Model {name} has no label {label}")
+            labels = {} if version is None else {label: version}
+            overlay = self._overlay.with_label(name, label, version)
+            self._change(self._base, overlay, self._origin, labelled=[replace(model, labels=labels)])
+        self._settle()
+
+    def _configured(self, name: str) -> ModelConfig:
+        for model in self._models:
+            if model.name == name:
+                return model
+        raise NotFoundError(f"Model {name} is not configured")
+
+    def _settle(self) -> None:
+        """Wait until what was changed is published, so that the caller's next request meets it."""
+        self._manager.watch((), patient=False).wait()
+
+    def _confirm(self, names: Collection[str], resolution: Resolution) -> None:
+        failed = {failure.name for failure in resolution.failures}
+        with self._changing:
+            self._confirmed |= frozenset(names) - failed
+            self._confirmed &= frozenset(model.name for model in self._models)
+
+    def _change(
+        self, base: Sequence[ModelConfig], overlay: Overlay, origin: Origin, *, labelled: Sequence[ModelConfig]
+    ) -> None:
+        """Check the list and pass it on. Labels are only checked for models in `labelled`: versions come and go."""
+        models = overlay.over(base)
         check_list(models, self._models)
         check_labels(
-            models,
+            labelled,
             before=self._models,
             available={
                 name: [version.version for version in routes.versions if version.state == State.AVAILABLE.name]
                 for name, routes in self._manager.routes.items()
             },
-            allow_unavailable=self._allow_unavailable_labels,
+            rule=self._label_rule,
         )
         check_platforms(models, self._platforms)
+        if self._state and overlay != self._overlay:
+            self._state.write(overlay)
         log.info("Adding/updating models.")
         for model in models:
             log.info(" (Re-)adding model: %s", model.name)
-        self._models = tuple(models)
+        self._remark(models)
+        self._base, self._overlay, self._origin, self._models = tuple(base), overlay, origin, models
+        self._listed = tuple(
+            Listed(model, Origin.ADMIN if model.name in overlay.models else origin) for model in models
+        )
+        self._confirmed &= frozenset(model.name for model in models)
         self._manager.configure(models)
         self._source.replace(models)
         log.info("Finished adding/updating models")
+
+    def _remark(self, models: Sequence[ModelConfig]) -> None:
+        """Say what is asked for and not done, once for as long as a model asks for it."""
+        before = {model.name for model in self._models if model.logging is not None}
+        for model in models:
+            if model.logging is not None and model.name not in before:
+                log.warning("Model %s has a logging_config: this version of servable does not log requests", model.name)
 
 
 def unavailable(what: str, failures: Sequence[Failure]) -> ServableError:
@@ -107,7 +236,8 @@ def answer_reload(request: bytes, reloader: Reloader, codec: Codec) -> bytes:
             decoded = json.loads(codec.decode_message("tensorflow.serving.ReloadConfigRequest", request))
         except ValueError as error:
             raise InvalidArgumentError(f"The request is no ReloadConfigRequest: {error}") from error
-        models = from_json(decoded.get("config", {}))
+        config = decoded.get("config", {})
+        models = None if "custom_model_config" in config else from_json(config)
         if models is None:
             raise InvalidArgumentError(
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
@@ -121,7 +251,7 @@ def answer_reload(request: bytes, reloader: Reloader, codec: Codec) -> bytes:
                 model.name,
                 model.platform,
             )
-        reloader.reload(models)
+        reloader.reload(models, Origin.RELOAD)
     except ServableError as error:
         log.error("ReloadConfig failed: %s", error.message)
         raise
@@ -138,8 +268,8 @@ def watch_config_file(
         failed = ""
         try:
             models = read()
-            is_new = tuple(models or ()) != reloader.models  # an empty file is the list without models
-            if is_new or complaint:
+            # An empty file is the list without models.
+            if reloader.is_news(models or ()) or complaint:
                 reloader.reload(models)
         except MalformedFileError as error:
             failed = f"Failed to read ModelServerConfig file: {error.message}: {error.detail}"

@@ -55,23 +55,23 @@ class PlatformFactory(Protocol):
 
 
 class Platforms:
-    """Opens each platform when it is first needed, once."""
+    """Opens each platform when it is first needed, once. `settings` are by name: those that configuration uses."""
 
-    def __init__(self, settings: PlatformSettings) -> None:
+    def __init__(self, settings: Mapping[str, PlatformSettings]) -> None:
         self._settings = settings
         self._opening = threading.Lock()  # guards the platforms
         self._platforms: dict[str, Platform] = {}
 
     def get(self, name: str) -> Platform:
-        """The platform called `name` in `PLATFORMS`."""
+        """The platform called `name`: one of `PLATFORMS`, or one for SavedModels that a platform file has named."""
         with self._opening:
             if name not in self._platforms:
-                self._platforms[name] = _factory(name)(self._settings)
+                self._platforms[name] = _factory(name)(self._settings[name])
             return self._platforms[name]
 
 
 def _factory(name: str) -> PlatformFactory:
-    module, _, attribute = PLATFORMS[name].partition(":")
+    module, _, attribute = PLATFORMS.get(name, PLATFORMS["tensorflow"]).partition(":")
     try:
         return cast(PlatformFactory, getattr(import_module(module), attribute))
     except ImportError as error:

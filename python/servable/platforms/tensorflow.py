@@ -7,12 +7,16 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from servable.config import saved_model_config
+from servable.config.codec import Codec
 from servable.errors import FailedPreconditionError, NotFoundError, ServableError
 from servable.platforms.base import PlatformSettings
 from servable.platforms.ops import OpPackage, missing_op, package_of
+from servable.types import SessionSpec
 from servable.warmup.replay import WarmUp
 
 if TYPE_CHECKING:
@@ -59,6 +63,7 @@ def open_tensorflow(settings: PlatformSettings) -> TensorFlowPlatform:
         engine_error=engine.EngineError,
         find_package=find_package,
         warm_up=warm_up.run,
+        codec=engine,
     )
 
 
@@ -82,12 +87,14 @@ class TensorFlowPlatform:
         engine_error: type[EngineError],
         find_package: Callable[[str], Path | None],
         warm_up: Callable[[Servable, str], None],
+        codec: Codec,
     ) -> None:
         self._settings = settings
         self._open_runtime = open_runtime
         self._engine_error = engine_error
         self._find_package = find_package
         self._warm_up = warm_up
+        self._codec = codec
         self._opening = threading.Lock()  # guards what follows; held while libraries are loaded
         self._runtime: Runtime | None = None
         self._registered: set[str] = set()
@@ -112,10 +119,11 @@ class TensorFlowPlatform:
     def load(self, name: str, version: int, path: str) -> Servable:
         """Load a SavedModel and warm it up, with the ops of those installed packages that it turns out to need."""
         runtime = self._open()
+        session = self._session(name, version, path)
         registered: set[str] = set()
         while True:
             try:
-                servable = runtime.load(name, version, path, self._settings.session)
+                servable = runtime.load(name, version, path, session)
                 break
             except self._engine_error as error:
                 op = missing_op(error.message)
@@ -135,6 +143,21 @@ class TensorFlowPlatform:
             servable.unload(None)
             raise
         return servable
+
+    def _session(self, name: str, version: int, path: str) -> SessionSpec:
+        """How this version's session is made: as all are, but for what the SavedModel itself says."""
+        session = self._settings.session
+        try:
+            config = saved_model_config.find(path, self._codec)
+            if config is None:
+                return session
+            session = replace(session, config=saved_model_config.overridden(session.config, config, self._codec))
+        except (OSError, ValueError) as error:
+            log.warning("Failed to load saved model config: %s/%s in %s: %s", name, version, path, error)
+            return session
+        for field in config.ignored:
+            log.warning("%s has %s in its saved model config, which has no effect", path, field)
+        return session
 
     def _open(self) -> Runtime:
         with self._opening:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from servable.config.flags import help_text, parse
+from servable.config.flags import help_text, misdashed, parse
 from servable.config.options import OPTIONS, Support, Value
 from servable.errors import FlagError
 
@@ -54,7 +54,7 @@ def test_flags_become_values(arguments: list[str], values: dict[str, Value]) -> 
         (["--no-version"], "To switch it off: --version=false"),
         (["--Port=1"], "unknown argument: --Port=1"),
         (["--qqqqqqqq"], "--help lists the flags."),
-        (["-port=1"], "Flags begin with two dashes: --port=1"),
+        (["-prot=1"], "Flags begin with two dashes: --prot=1"),
         (["--version", "yes"], "unexpected argument: yes"),
         (["8500"], "unexpected argument: 8500"),
         (["--"], "unexpected argument: --"),
@@ -67,7 +67,8 @@ def test_what_cannot_be_understood_is_an_error(arguments: list[str], message: st
 
 
 @pytest.mark.parametrize(
-    "argument", ["--enable_batching", "--ssl_config_file=x", "--grpc_channel_arguments=a=1", "--prefer_tflite_model=1"]
+    "argument",
+    ["--use_alts_credentials", "--ssl_config_file=x", "--grpc_channel_arguments=a=1", "--prefer_tflite_model=1"],
 )
 def test_a_flag_that_is_not_supported_yet_is_an_error(argument: str) -> None:
     with pytest.raises(FlagError, match=r"is a flag of TensorFlow Serving that servable .* does not support yet"):
@@ -92,3 +93,9 @@ def test_the_help_names_every_flag() -> None:
     for option in OPTIONS:
         assert f"--{option.name}" in text
         assert option.support is not Support.FULL or option.sentence.split()[0] in text
+
+
+def test_a_flag_with_one_dash_is_told_of_and_left_out() -> None:
+    arguments = ["-enable_batching", "--port=1", "-port=2", "-odd"]
+    assert misdashed(arguments) == ["-enable_batching", "-port=2"]
+    assert parse(arguments[:-1]) == {"port": 1}

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from servable.config.model_config import (
     All,
+    LabelRule,
     Latest,
     ModelConfig,
     Policy,
@@ -16,6 +17,9 @@ from servable.config.model_config import (
     check_platforms,
     from_json,
     from_text,
+    model_from_json,
+    rooted,
+    to_json,
 )
 from servable.errors import FailedPreconditionError, InvalidArgumentError, ServableError, UnimplementedError
 
@@ -116,25 +120,26 @@ def test_an_unknown_platform_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("allow_unavailable", "before", "version", "is_accepted"),
+    ("rule", "before", "version", "is_accepted"),
     [
-        (False, {}, 1, True),  # available
-        (False, {}, 2, False),
-        (False, {"stable": 2}, 2, False),  # stays, but is not available any more
-        (True, {}, 2, True),  # new
-        (True, {"stable": 2}, 2, True),  # stays
-        (True, {"stable": 1}, 2, False),  # moves
-        (True, {"stable": 2}, 1, True),  # moves to what is available
-        (True, {"canary": 1}, 2, True),  # new beside another one
+        (LabelRule.AVAILABLE, {}, 1, True),
+        (LabelRule.AVAILABLE, {}, 2, False),
+        (LabelRule.AVAILABLE, {"stable": 2}, 2, False),  # stays, but is not available any more
+        (LabelRule.NEW, {}, 2, True),  # new
+        (LabelRule.NEW, {"stable": 2}, 2, True),  # stays
+        (LabelRule.NEW, {"stable": 1}, 2, False),  # moves
+        (LabelRule.NEW, {"stable": 2}, 1, True),  # moves to what is available
+        (LabelRule.NEW, {"canary": 1}, 2, True),  # new beside another one
+        (LabelRule.ANY, {"stable": 1}, 2, True),
     ],
 )
-def test_labels(allow_unavailable: bool, before: dict[str, int], version: int, is_accepted: bool) -> None:
+def test_labels(rule: LabelRule, before: dict[str, int], version: int, is_accepted: bool) -> None:
     def check() -> None:
         check_labels(
             [ModelConfig("m", "/m", labels={"stable": version})],
             before=[ModelConfig("m", "/m", labels=before)],
             available={"m": [1]},
-            allow_unavailable=allow_unavailable,
+            rule=rule,
         )
 
     if is_accepted:
@@ -145,3 +150,33 @@ def test_labels(allow_unavailable: bool, before: dict[str, int], version: int, i
     assert caught.value.message == (
         "Request to assign label to version 2 of model m, which is not currently available for inference"
     )
+
+
+def test_a_model_survives_json() -> None:
+    full = ModelConfig(
+        "m",
+        "/m",
+        "other",
+        Specific((1, 2)),
+        {"stable": 1},
+        Transition.RESOURCE_PRESERVING,
+        lazy=True,
+        pinned=True,
+        logging={"sampling_config": {"sampling_rate": 0.5}},
+    )
+    for model in (full, ModelConfig("m", "/m"), ModelConfig("m", "/m", policy=All(), lazy=False, logging={})):
+        assert model_from_json(to_json(model)) == model
+    assert to_json(ModelConfig("m", "/m")) == {"name": "m", "base_path": "/m", "model_platform": "tensorflow"}
+
+
+def test_labels_may_be_off() -> None:
+    check_labels([ModelConfig("m", "/m")], available={}, rule=LabelRule.NONE)
+    with pytest.raises(FailedPreconditionError, match="Model version labels are not currently allowed by the server"):
+        check_labels([ModelConfig("m", "/m", labels={"x": 1})], available={"m": [1]}, rule=LabelRule.NONE)
+
+
+def test_relative_paths_are_joined_to_the_root() -> None:
+    models = [ModelConfig("a", "a/b"), ModelConfig("b", "/b"), ModelConfig("c", "gs://c")]
+    assert [model.base_path for model in rooted(models, "/root")] == ["/root/a/b", "/b", "gs://c"]
+    assert [model.base_path for model in rooted(models, "gs://root/")] == ["gs://root/a/b", "/b", "gs://c"]
+    assert rooted(models, "") == tuple(models)

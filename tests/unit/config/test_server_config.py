@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from servable.config.flags import parse
-from servable.config.model_config import ModelConfig
+from servable.config.model_config import LabelRule, ModelConfig
 from servable.config.server_config import Config, config_from, read_files
 from servable.errors import InvalidArgumentError, MalformedFileError, NotFoundError
 from servable.types import WarmupOptions
@@ -148,3 +149,90 @@ def test_metrics_path(text: str, path: str | None, tmp_path: Path) -> None:
 
 def test_the_monitoring_file_is_not_read_without_rest() -> None:
     assert read_files(config("--monitoring_config_file=/no/such/file"), FakeCodec()).metrics_path is None
+
+
+def test_the_admin_port_is_off_and_on_this_machine_only() -> None:
+    assert config().server.admin_address is None
+    assert config("--admin_port=8502").server.admin_address == "127.0.0.1:8502"
+    assert config("--admin_port=8502", "--admin_bind_host=::").server.admin_address == "[::]:8502"
+    assert config("--admin_port=8502", "--bind_host=10.0.0.1").server.admin_address == "127.0.0.1:8502"
+
+
+@pytest.mark.parametrize("flag", ["--admin_port=8502", "--model_state_file=/s"])
+def test_models_may_come_later_where_they_can(flag: str) -> None:
+    assert config_from(parse([flag])).models.fixed == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        ([], LabelRule.AVAILABLE),
+        (["--allow_version_labels_for_unavailable_models"], LabelRule.NEW),
+        (["--force_allow_any_version_labels_for_unavailable_models"], LabelRule.ANY),
+        (["--allow_version_labels=false", "--allow_version_labels_for_unavailable_models"], LabelRule.NONE),
+    ],
+)
+def test_label_rules(arguments: list[str], rule: LabelRule) -> None:
+    made = config(*arguments)
+    assert made.models.labels is rule
+    assert made.server.allow_labels == (rule is not LabelRule.NONE)
+
+
+@pytest.mark.parametrize("root", ["", "models"])
+def test_the_root_of_base_paths_is_absolute(root: str) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        config(f"--model_config_list_root_dir={root}")
+    expected = f"Expected non-empty absolute path or URI; got model_config_list_root_dir={root}"
+    assert caught.value.message == expected
+    assert config("--model_config_list_root_dir=gs://a").models.root == "gs://a"
+
+
+def test_batching_is_accepted_with_a_warning_and_its_file_is_checked(tmp_path: Path) -> None:
+    (note,) = config("--enable_batching").notes
+    assert note.startswith("--enable_batching has no effect: This version runs requests one by one")
+    file = tmp_path / "batching"
+    flag = f"--batching_parameters_file={file}"
+    with pytest.raises(InvalidArgumentError, match="is set without setting server_options"):
+        config(flag)
+    batched = config("--enable_batching", flag)
+    with pytest.raises(NotFoundError):
+        read_files(batched, FakeCodec())
+    file.write_text('{"num_batch_threads": 0}')
+    with pytest.raises(InvalidArgumentError, match="num_batch_threads must be positive; was 0"):
+        read_files(batched, FakeCodec())
+    file.write_text("max_batch")
+    with pytest.raises(MalformedFileError):
+        read_files(batched, FakeCodec())
+
+
+def test_a_platform_file_decides_what_flags_decide_otherwise(tmp_path: Path) -> None:
+    file = tmp_path / "platforms"
+    adapter = {
+        "@type": "type.googleapis.com/tensorflow.serving.SavedModelBundleSourceAdapterConfig",
+        "legacy_config": {"saved_model_tags": ["gpu"], "batching_parameters": {}, "mixed_precision": "bfloat16"},
+    }
+    file.write_text(json.dumps({"platform_configs": {"mine": {"source_adapter_config": adapter}}}))
+    made = config(
+        f"--platform_config_file={file}",
+        "--saved_model_tags=cpu",
+        "--batching_parameters_file=/missing",
+        "--tensorflow_session_config_file=/missing",
+        "--custom_op_library=/ops",
+    )
+    assert [note.split()[0] for note in made.notes if "is ignored" in note] == [
+        "--saved_model_tags",
+        "--batching_parameters_file",
+        "--tensorflow_session_config_file",
+    ]
+    files = read_files(made, FakeCodec())
+    assert list(files.platforms) == ["mine"]
+    assert files.platforms["mine"].session.tags == ("gpu",)
+    assert files.notes == (
+        f"{file}: mixed_precision of platform mine has no effect",
+        f"{file}: batching_parameters of platform mine has no effect",
+    )
+
+
+def test_without_a_platform_file_there_is_one_platform() -> None:
+    files = read_files(config("--saved_model_tags=a,b"), FakeCodec())
+    assert {name: platform.session.tags for name, platform in files.platforms.items()} == {"tensorflow": ("a", "b")}

@@ -9,7 +9,7 @@ from servable.platforms.base import PlatformSettings
 from servable.platforms.tensorflow import LIBRARIES, TensorFlowPlatform, find_package
 from servable.types import SessionSpec
 
-from tests.unit.fakes import FakeServable
+from tests.unit.fakes import FakeCodec, FakeServable
 
 if TYPE_CHECKING:
     from servable.engine import EngineError, Runtime, Servable
@@ -30,6 +30,7 @@ class FakeRuntime:
         self.ops = ops
         self.registered: list[str] = []
         self.opened: list[tuple[str, str]] = []
+        self.sessions: list[SessionSpec] = []
 
     def open(self, framework: str, library: str) -> Runtime:
         self.opened.append((framework, library))
@@ -41,6 +42,7 @@ class FakeRuntime:
         self.registered.append(Path(library).stem)
 
     def load(self, name: str, version: int, path: str, session: SessionSpec) -> Servable:
+        self.sessions.append(session)
         if path.endswith("absent"):
             raise FakeEngineError("NOT_FOUND", "Could not find SavedModel")
         for op in self.ops:
@@ -59,6 +61,7 @@ class World:
             engine_error=cast("type[EngineError]", FakeEngineError),
             find_package=self._find,
             warm_up=self._warm_up,
+            codec=FakeCodec(),
         )
         self.warmed_up: list[tuple[object, str]] = []
 
@@ -197,3 +200,19 @@ def test_packages_are_found_without_importing_them() -> None:
     found = find_package("servable")
     assert found is not None
     assert found.name == "servable"
+
+
+def test_a_version_may_say_how_its_sessions_are_made(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    world = World(folder)
+    extra = folder / "m" / "assets.extra"
+    extra.mkdir(parents=True)
+    world.load(path=str(folder / "m"))
+    assert world.runtime.sessions[-1] == SessionSpec()
+    (extra / "saved_model_config.pb").write_text('{"session_overrides": {"disable_meta_optimizer": true}}')
+    world.load(path=str(folder / "m"))
+    assert b'"disable_meta_optimizer": true' in world.runtime.sessions[-1].config
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    (extra / "saved_model_config.pb").write_text("nonsense")
+    world.load(path=str(folder / "m"))
+    assert world.runtime.sessions[-1] == SessionSpec()
+    assert "Failed to load saved model config: " in caplog.text

@@ -1,0 +1,82 @@
+"""A client of the admin port, on nothing but the standard library."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from servable.errors import InvalidArgumentError, ServableError
+
+__all__ = ["AdminClient"]
+
+CONNECT_TIMEOUT_S = 10.0
+PREFIX = "/admin/v1/models"
+
+
+class AdminClient:
+    """Makes one connection per call. `ServableError` with the server's code, or UNAVAILABLE if it cannot be reached."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal():
+            raise InvalidArgumentError(f"Expected --server to be HOST:PORT; got {address}")
+        self._address = address
+        self._host, self._port = host.strip("[]"), int(port)
+
+    def list(self) -> list[dict[str, Any]]:
+        """All models that are configured."""
+        models: list[dict[str, Any]] = self._call("GET", ())["models"]
+        return models
+
+    def get(self, name: str) -> dict[str, Any]:
+        return self._model("GET", name)
+
+    def add(self, name: str, config: Mapping[str, Any], *, wait: bool, timeout_ms: int = 0) -> dict[str, Any]:
+        query = {"wait": str(wait).lower(), "timeout_ms": str(timeout_ms)}
+        return self._model("PUT", name, body=config, query=query)
+
+    def remove(self, name: str) -> None:
+        self._call("DELETE", (name,))
+
+    def set_label(self, name: str, label: str, version: int) -> dict[str, Any]:
+        return self._model("PUT", name, "labels", label, body={"version": version})
+
+    def remove_label(self, name: str, label: str) -> dict[str, Any]:
+        return self._model("DELETE", name, "labels", label)
+
+    def _model(self, verb: str, *parts: str, **options: Any) -> dict[str, Any]:
+        model: dict[str, Any] = self._call(verb, parts, **options)
+        return model
+
+    def _call(
+        self, verb: str, parts: tuple[str, ...], *, body: Any = None, query: Mapping[str, str] | None = None
+    ) -> Any:
+        target = "/".join([PREFIX, *(quote(part, safe="") for part in parts)])
+        if query:
+            target = f"{target}?{urlencode(query)}"
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=CONNECT_TIMEOUT_S)
+        try:
+            connection.connect()
+            connection.sock.settimeout(None)  # models may take long to load
+            connection.request(verb, target, None if body is None else json.dumps(body))
+            response = connection.getresponse()
+            content = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise ServableError(
+                f"no answer from the admin port at {self._address}: {error}. Is the server up, with --admin_port?",
+                code="UNAVAILABLE",
+            ) from error
+        finally:
+            connection.close()
+        try:
+            answer = json.loads(content)
+            if response.status == http.client.OK:
+                return answer
+            raise ServableError(answer["error"], code=response.headers["servable-code"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ServableError(
+                f"what answers at {self._address} is no admin port (status {response.status})", code="UNAVAILABLE"
+            ) from error

@@ -1,0 +1,1 @@
+"""Calls from the network that are questions of intent: which models there should be."""

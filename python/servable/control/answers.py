@@ -1,0 +1,84 @@
+"""Takes the calls that the engine leaves to the control plane, and answers them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from servable.errors import InternalError, ServableError
+
+__all__ = ["Call", "Handler", "answer_calls"]
+
+log = logging.getLogger(__name__)
+
+CALL_WAIT_S = 1.0
+MOST_WAITING = 32
+"""Calls at work that may wait for models, each on a thread of its own."""
+
+
+class Call(Protocol):
+    """`engine.ControlCall`, or a fake in tests."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def request(self) -> bytes: ...
+    def reply(self, response: bytes) -> None: ...
+    def fail(self, code: str, message: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Handler:
+    """What answers a call. Called from any thread; `ServableError` for what cannot be done."""
+
+    answer: Callable[[bytes], bytes]
+    may_wait: bool
+    """For the file system, the disk or models: not on the thread that takes the calls."""
+
+
+def answer_calls(
+    next_call: Callable[[float], Call | None], find: Callable[[str], Handler], stopped: threading.Event
+) -> None:
+    """Answer one call after the other until `stopped`; those that may wait do so side by side.
+
+    `find` gives the handler for a method, or raises a `ServableError`.
+    """
+    room = threading.Semaphore(MOST_WAITING)
+    while not stopped.is_set():
+        call = next_call(CALL_WAIT_S)
+        if call is None:
+            continue
+        with _failing(call):
+            handler = find(call.method)
+            if not handler.may_wait:
+                call.reply(handler.answer(call.request))
+            elif room.acquire(blocking=False):
+                threading.Thread(target=_answer, args=(call, handler, room), name="control", daemon=True).start()
+            else:
+                raise ServableError(
+                    f"{MOST_WAITING} calls that change models are waiting; try again later", code="RESOURCE_EXHAUSTED"
+                )
+
+
+def _answer(call: Call, handler: Handler, room: threading.Semaphore) -> None:
+    try:
+        with _failing(call):
+            call.reply(handler.answer(call.request))
+    finally:
+        room.release()
+
+
+@contextlib.contextmanager
+def _failing(call: Call) -> Iterator[None]:
+    """Let an error be the answer to the call."""
+    try:
+        yield
+    except ServableError as error:
+        call.fail(error.code, error.message)
+    except Exception as error:
+        log.exception("%s failed; this is a bug", call.method)
+        call.fail(InternalError.code, str(error))
