@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,7 +16,16 @@ from servable.config.session_config import SessionOptions, has_own_threads
 from servable.errors import InvalidArgumentError, MalformedFileError, reading
 from servable.types import LimitSpec, ServerSpec, SessionSpec
 
-__all__ = ["Config", "Files", "LoadingOptions", "ModelOptions", "config_from", "read_files", "read_models"]
+__all__ = [
+    "Config",
+    "Files",
+    "LoadingOptions",
+    "ModelOptions",
+    "StorageOptions",
+    "config_from",
+    "read_files",
+    "read_models",
+]
 
 T = TypeVar("T")
 
@@ -37,6 +47,21 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
+class StorageOptions:
+    """Where versions lie, and when one counts as complete."""
+
+    cache_folder: str
+    """Absolute; made when it is first needed."""
+    cache_bytes: int | None = None
+    """`None` leaves it to the disk."""
+    marker_file: str | None = None
+    """What a version must have to count; `None`: it has to stand still for `settle_s` instead."""
+    settle_s: float = 1.0
+    remote_period_s: float = 30.0
+    """How often to list an object store, at most."""
+
+
+@dataclass(frozen=True)
 class LoadingOptions:
     """How versions are loaded and unloaded."""
 
@@ -54,6 +79,7 @@ class Config:
     server: ServerSpec
     """Without the path of the metrics, which a file tells."""
     models: ModelOptions
+    storage: StorageOptions
     loading: LoadingOptions
     session: SessionOptions
     monitoring_file: str | None
@@ -73,7 +99,9 @@ class Files:
     metrics_path: str | None
 
 
-def config_from(flags: FlagValues, models: Sequence[ModelConfig] = ()) -> Config:
+def config_from(
+    flags: FlagValues, models: Sequence[ModelConfig] = (), *, environment: Mapping[str, str] = os.environ
+) -> Config:
     """The configuration that the flags describe. `models` are served if the flags name none.
 
     Reads no file and changes nothing; `InvalidArgumentError` if the flags contradict one another.
@@ -94,6 +122,7 @@ def config_from(flags: FlagValues, models: Sequence[ModelConfig] = ()) -> Config
     return Config(
         server=_server(values, with_rest=not clash),
         models=_models(values, models),
+        storage=_storage(values, environment),
         loading=LoadingOptions(
             retries=values["max_num_load_retries"],
             retry_interval_s=max(0, values["load_retry_interval_micros"]) / 1e6,
@@ -152,6 +181,26 @@ def _models(values: Mapping[str, Any], models: Sequence[ModelConfig]) -> ModelOp
         scan=scan_period_s >= 0,
         allow_labels_for_unavailable=values["allow_version_labels_for_unavailable_models"],
     )
+
+
+def _storage(values: Mapping[str, Any], environment: Mapping[str, str]) -> StorageOptions:
+    folder = values["model_cache_dir"] or _cache_folder(environment)
+    if not folder.startswith("/"):
+        raise InvalidArgumentError(f"Expected an absolute path in --model_cache_dir; got {folder}")
+    return StorageOptions(
+        cache_folder=folder,
+        cache_bytes=values["model_cache_bytes"] or None,
+        marker_file=values["version_marker_file"] or None,
+        settle_s=values["version_settle_seconds"],
+        remote_period_s=values["remote_poll_wait_seconds"],
+    )
+
+
+def _cache_folder(environment: Mapping[str, str]) -> str:
+    base = environment.get("XDG_CACHE_HOME", "")
+    if not base.startswith("/"):  # the specification of XDG has relative paths ignored
+        base = os.path.join(environment.get("HOME") or "/", ".cache")
+    return os.path.join(base, "servable", "models")
 
 
 def _notes(values: Mapping[str, Any]) -> Sequence[str]:
