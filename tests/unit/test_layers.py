@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "python" / "servable"
 LAYERS = (
     {"__init__", "types", "errors", "engine"},
     {"config"},
+    {"storage"},
     {"models", "platforms"},
     {"server"},
     {"cli"},
@@ -63,7 +64,7 @@ def test_imports_go_downwards(path: Path) -> None:
             assert RANKS[other] < RANKS[own], f"{own} imports {module}, which is not below it"
 
 
-@pytest.mark.parametrize("part", ["config", "models", "platforms"])
+@pytest.mark.parametrize("part", ["config", "storage", "models", "platforms"])
 def test_modules_below_the_server_load_without_the_engine(part: str) -> None:
     for path in (PACKAGE / part).rglob("*.py"):
         top_level = ast.Module(
