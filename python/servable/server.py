@@ -22,6 +22,7 @@ from servable.models.pool import ThreadPool
 from servable.models.reload import Reloader, answer_reload, unavailable, watch_config_file
 from servable.models.source import Aspired, FileSystemSource
 from servable.platforms.base import PLATFORMS, Platforms, PlatformSettings
+from servable.storage.stores import Stores
 
 __all__ = ["Ports", "run"]
 
@@ -66,11 +67,13 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
     server = engine.Server(replace(config.server, metrics_path=files.metrics_path))
     loads = ThreadPool("load", min(4 * (os.cpu_count() or 1), 8))
     manager = _manager(config, files, server, loads)
-    source = FileSystemSource(manager.aspire, enabled=config.models.scan)
+    stores = Stores(config.storage)
+    source = FileSystemSource(manager.aspire, folders=stores.folders, enabled=config.models.scan)
     reloader = Reloader(
         manager=manager,
         source=source,
         platforms=PLATFORMS,
+        check_base_path=stores.check,
         allow_unavailable_labels=config.models.allow_labels_for_unavailable,
     )
     _start_thread("models", manager.run)

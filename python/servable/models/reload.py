@@ -27,11 +27,13 @@ class Reloader:
         manager: Manager,
         source: FileSystemSource,
         platforms: Collection[str],
+        check_base_path: Callable[[str], None] = lambda base_path: None,
         allow_unavailable_labels: bool = False,
     ) -> None:
         self._manager = manager
         self._source = source
         self._platforms = platforms
+        self._check_base_path = check_base_path
         self._allow_unavailable_labels = allow_unavailable_labels
         self._reloading = threading.Lock()  # guards what follows; held while a reload waits for its models
         self._models: tuple[ModelConfig, ...] = ()
@@ -83,6 +85,8 @@ class Reloader:
             allow_unavailable=self._allow_unavailable_labels,
         )
         check_platforms(models, self._platforms)
+        for model in models:
+            self._check_base_path(model.base_path)
         log.info("Adding/updating models.")
         for model in models:
             log.info(" (Re-)adding model: %s", model.name)

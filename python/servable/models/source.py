@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from servable.config.model_config import Latest, ModelConfig, Policy, Specific
+from servable.errors import ServableError
 
-__all__ = ["Aspired", "FileSystemSource", "VersionFolder", "aspired", "folders_in", "versions_in"]
+__all__ = ["Aspired", "FileSystemSource", "VersionFolder", "aspired", "versions_in"]
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ INT64_MAX = 2**63 - 1
 
 @dataclass(frozen=True)
 class VersionFolder:
-    """A folder whose name is a number."""
+    """What has a number for its name: a folder, or else it fails to load."""
 
     version: int
     name: str
@@ -56,12 +57,6 @@ def aspired(policy: Policy, found: Sequence[VersionFolder]) -> list[VersionFolde
     return list(by_number.values())
 
 
-def folders_in(path: str) -> list[str]:
-    """The names of the folders in a folder. `OSError` if it cannot be read."""
-    with os.scandir(path) as entries:
-        return [entry.name for entry in entries if entry.is_dir()]
-
-
 class FileSystemSource:
     """Scans the base paths of the configured models and announces what should be served.
 
@@ -73,7 +68,7 @@ class FileSystemSource:
         self,
         announce: Callable[[Mapping[str, Sequence[Aspired]]], None],
         *,
-        folders: Callable[[str], Iterable[str]] = folders_in,
+        folders: Callable[[str], Iterable[str]],
         enabled: bool = True,
     ) -> None:
         self._announce = announce
@@ -108,9 +103,9 @@ class FileSystemSource:
         for model in self._models if self._enabled else ():
             try:
                 found = versions_in(self._folders(model.base_path))
-            except OSError as error:
+            except (OSError, ServableError) as error:
                 problem = f"Could not find base path {model.base_path} for servable {model.name} with error "
-                self._remark(model, [problem + (error.strerror or str(error))])
+                self._remark(model, [problem + (getattr(error, "strerror", None) or str(error))])
                 continue
             chosen = aspired(model.policy, found)
             self._remark(model, _remarks(model, found, chosen))
