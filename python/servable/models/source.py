@@ -57,6 +57,14 @@ def aspired(policy: Policy, found: Sequence[VersionFolder]) -> list[VersionFolde
     return list(by_number.values())
 
 
+@dataclass(frozen=True)
+class _Chosen:
+    """What the policy of a model made of a listing."""
+
+    children: Sequence[str]
+    goals: Sequence[Aspired]
+
+
 class FileSystemSource:
     """Scans the base paths of the configured models and announces what should be served.
 
@@ -68,7 +76,7 @@ class FileSystemSource:
         self,
         announce: Callable[[Mapping[str, Sequence[Aspired]]], None],
         *,
-        folders: Callable[[str], Iterable[str]],
+        folders: Callable[[str], Sequence[str]],
         enabled: bool = True,
     ) -> None:
         self._announce = announce
@@ -77,6 +85,7 @@ class FileSystemSource:
         self._scanning = threading.Lock()  # guards what follows, and the order of announcements
         self._models: tuple[ModelConfig, ...] = ()
         self._remarks: dict[str, list[str]] = {}
+        self._chosen: dict[str, _Chosen] = {}
 
     def replace(self, models: Sequence[ModelConfig]) -> None:
         """Scan these models from now on, beginning at once, and let go of the others."""
@@ -84,6 +93,7 @@ class FileSystemSource:
             gone = {model.name for model in self._models} - {model.name for model in models}
             self._models = tuple(models)
             self._remarks = {model.name: self._remarks.get(model.name, []) for model in models}
+            self._chosen = {}
             self._scan(dict.fromkeys(gone, ()))
 
     def scan(self) -> None:
@@ -102,18 +112,29 @@ class FileSystemSource:
     def _scan(self, announcement: dict[str, Sequence[Aspired]]) -> None:
         for model in self._models if self._enabled else ():
             try:
-                found = versions_in(self._folders(model.base_path))
+                children = self._folders(model.base_path)
             except (OSError, ServableError) as error:
                 problem = f"Could not find base path {model.base_path} for servable {model.name} with error "
                 self._remark(model, [problem + (getattr(error, "strerror", None) or str(error))])
+                self._chosen.pop(model.name, None)
                 continue
-            chosen = aspired(model.policy, found)
-            self._remark(model, _remarks(model, found, chosen))
-            announcement[model.name] = [
-                Aspired(folder.version, os.path.join(model.base_path, folder.name), model.platform) for folder in chosen
-            ]
+            announcement[model.name] = self._choose(model, children)
         if announcement:
             self._announce(announcement)
+
+    def _choose(self, model: ModelConfig, children: Sequence[str]) -> Sequence[Aspired]:
+        """The versions to serve of those that are there."""
+        known = self._chosen.get(model.name)
+        # A store that gives the same tuple again says that nothing has changed: with many models, most of a scan.
+        if known is None or known.children is not children or not isinstance(children, tuple):
+            found = versions_in(children)
+            chosen = aspired(model.policy, found)
+            self._remark(model, _remarks(model, found, chosen))
+            goals = [
+                Aspired(folder.version, os.path.join(model.base_path, folder.name), model.platform) for folder in chosen
+            ]
+            known = self._chosen[model.name] = _Chosen(children, goals)
+        return known.goals
 
     def _remark(self, model: ModelConfig, remarks: list[str]) -> None:
         """Log what is remarkable about a model, once for as long as it stays the same."""

@@ -34,7 +34,7 @@ class _Listing:
     seen_s: float
     """When this identity was seen first."""
     listed_s: float
-    names: Sequence[str]
+    names: tuple[str, ...]
 
     def is_final(self, now_s: float) -> bool:
         """Whether every change up to `now_s` would have changed the identity, or is in the listing."""
@@ -74,9 +74,9 @@ class LocalStore:
             now_s = self._clock()
             known = self._listings.get(folder)
             if known is None or known.identity != identity:
-                known = _Listing(identity, now_s, now_s, os.listdir(folder))
+                known = _Listing(identity, now_s, now_s, tuple(os.listdir(folder)))
             elif not known.is_final(now_s):
-                known = _Listing(identity, known.seen_s, now_s, os.listdir(folder))
+                known = _Listing(identity, known.seen_s, now_s, tuple(os.listdir(folder)))
         except OSError:
             self._listings.pop(folder, None)
             raise

@@ -156,3 +156,13 @@ def test_versions_of_a_store_keep_its_uri() -> None:
     source = FileSystemSource(seen.update, folders=lambda path: ["7"])
     source.replace([ModelConfig("a", "s3://bucket/a"), ModelConfig("b", "s3://bucket/b/")])
     assert [goal.path for goals in seen.values() for goal in goals] == ["s3://bucket/a/7", "s3://bucket/b/7"]
+
+
+def test_the_same_listing_is_judged_anew_after_a_reload() -> None:
+    children = ("1", "2")
+    announced: list[Mapping[str, Sequence[Aspired]]] = []
+    source = FileSystemSource(announced.append, folders=lambda path: children)
+    source.replace([A])
+    source.scan()
+    source.replace([ModelConfig("a", "/a", policy=All())])
+    assert [[goal.version for goal in models["a"]] for models in announced] == [[2], [2], [1, 2]]

@@ -82,10 +82,12 @@ def test_a_failure_is_raised_and_asked_again_soon() -> None:
         with pytest.raises(FileNotFoundError):
             slow.answers.get("x")
     assert slow.asked == ["x"]
-    slow.error = None
     slow.clock.now = 5
+    slow.open.clear()
     with pytest.raises(FileNotFoundError):
         slow.answers.get("x")
+    slow.error = None
+    slow.open.set()
     slow.settle("x", "xa")
     assert slow.answers.get("x") == "xa"
 

@@ -44,7 +44,7 @@ def test_local_paths_need_no_file_system_of_fsspec(prefix: str, tmp_path: Path) 
     recorded = Recorded()
     (tmp_path / "1").mkdir()
     local = stores(tmp_path, recorded)
-    assert local.folders(f"{prefix}{tmp_path}") == ["1"]
+    assert local.folders(f"{prefix}{tmp_path}") == ("1",)
     assert local.stamp(f"{prefix}{tmp_path}/1") != ""
     assert recorded.opened == []
     assert not (tmp_path / "cache").exists()
