@@ -100,6 +100,7 @@ class _Entry:
         self.incoming = os.path.join(folder, "incoming")
         self.model = os.path.join(folder, "model")
         self.manifest = os.path.join(folder, "manifest.json")
+        self.new_manifest = f"{self.manifest}.new"
 
     def contents(self) -> dict[str, Any] | None:
         """The manifest; `None` if there is no whole copy."""
@@ -139,7 +140,7 @@ class _Entry:
 
     def clear(self) -> None:
         """Remove all but the lock. The manifest goes first: without it nothing here counts."""
-        for file in (self.manifest, self.claim):
+        for file in (self.manifest, self.new_manifest, self.claim):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(file)
         for folder in (self.model, self.incoming):
@@ -260,12 +261,11 @@ class Cache:
         os.rename(entry.incoming, entry.model)
         files = [{"name": name, "size": size, "sha256": hashes[name]} for name, size in sorted(sizes.items())]
         contents = {"uri": order.uri, "size_bytes": order.size_bytes, "files": files}
-        aside = f"{entry.manifest}.new"
-        with open(aside, "w", encoding="utf-8") as file:
+        with open(entry.new_manifest, "w", encoding="utf-8") as file:
             json.dump(contents, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
-        os.rename(aside, entry.manifest)
+        os.rename(entry.new_manifest, entry.manifest)
         _sync_folder(entry.folder)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(entry.claim)

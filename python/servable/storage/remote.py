@@ -105,7 +105,7 @@ class RemoteStore:
         try:
             return self._children.get(base_path)
         except ServableError as error:
-            raise OSError(f"{error.status}") from error
+            raise OSError(error.status) from error
 
     def stamp(self, path: str) -> str:
         try:

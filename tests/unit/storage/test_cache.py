@@ -392,10 +392,11 @@ def test_a_server_that_is_killed_while_it_downloads_leaves_nothing_for_long(vers
         cache(tmp_path, wait_s=0).fetch(order("1"), lambda folder: {})
     process.kill()
     process.join()
-    assert list((tmp_path / "cache").glob("*/incoming/half"))
+    (half,) = (tmp_path / "cache").glob("*/incoming/half")
+    (half.parents[1] / "manifest.json.new").touch()
     fetch(cache(tmp_path), version)
     assert kept(tmp_path) == [version]
-    assert not list((tmp_path / "cache").glob("*/incoming"))
+    assert len(list((tmp_path / "cache").iterdir())) == 2, "the copy, and the lock"
 
 
 def test_what_another_server_uses_stays_until_that_server_has_gone(tmp_path: Path) -> None:
