@@ -93,7 +93,7 @@ class IncompleteError(ServableError):
 
     code = "UNAVAILABLE"
 
-    def __init__(self, message: str, *, retry_after_s: float) -> None:
+    def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 

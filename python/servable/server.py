@@ -27,9 +27,10 @@ from servable.models.mender import Mender
 from servable.models.overlay import Origin
 from servable.models.pool import ThreadPool
 from servable.models.reload import Reloader, Started, unavailable, watch_config_file
-from servable.models.source import Aspired, FileSystemSource, size_of, stamp
+from servable.models.source import Aspired, FileSystemSource
 from servable.models.state_file import StateFile
 from servable.platforms.base import Platforms, PlatformSettings
+from servable.storage.stores import Stores
 from servable.types import WarmupOptions
 
 __all__ = ["Ports", "run"]
@@ -78,14 +79,19 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
         log.warning(text)
     server = engine.Server(replace(config.server, metrics_path=files.metrics_path))
     loads = ThreadPool("load", min(4 * (os.cpu_count() or 1), 8))
-    manager = _manager(config, files, server, loads)
+    stores = Stores(config.storage)
+    manager = _manager(config, files, server, stores, loads)
     source = FileSystemSource(
-        manager.aspire, enabled=config.models.scan, keep_last=config.models.versions_always_present
+        manager.aspire,
+        folders=stores.folders,
+        enabled=config.models.scan,
+        keep_last=config.models.versions_always_present,
     )
     reloader = Reloader(
         manager=manager,
         source=source,
         platforms=files.platforms,
+        check_base_path=stores.check,
         labels=config.models.labels,
         root=config.models.root,
         state=StateFile(config.models.state_file, engine) if config.models.state_file else None,
@@ -94,7 +100,7 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
 
     started = reloader.start(files.models, Origin.CONFIG_FILE if config.models.config_file else Origin.FLAGS)
     if config.models.scan and config.models.scan_period_s:
-        mender = Mender(lambda: manager.failed, stamp, manager.retry)
+        mender = Mender(lambda: manager.failed, stores.stamp, manager.retry)
         looks = (source.scan, mender.look)
         _start_thread("scan", functools.partial(_keep_looking, looks, config.models.scan_period_s, stopping.event))
     if not _has_started(started, config.models.start_timeout_s, stopping):
@@ -120,7 +126,7 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
     return 0
 
 
-def _manager(config: Config, files: Files, server: engine.Server, loads: ThreadPool) -> Manager:
+def _manager(config: Config, files: Files, server: engine.Server, stores: Stores, loads: ThreadPool) -> Manager:
     platforms = Platforms(
         {
             name: PlatformSettings(
@@ -135,8 +141,9 @@ def _manager(config: Config, files: Files, server: engine.Server, loads: ThreadP
 
     def prepare(name: str, aspired: Aspired) -> Prepared:
         platform = platforms.get(aspired.platform)
-        loader = platform.loader(name, aspired.version, aspired.path)
-        return Prepared(loader, platform.memory(size_of(aspired.path)), platform.capacity())
+        brought = stores.bring(aspired.path)
+        loader = platform.loader(name, aspired.version, brought.folder)
+        return Prepared(loader, platform.memory(brought.size_bytes), platform.capacity(), brought.release)
 
     def free() -> Mapping[str, int]:
         ram = available_ram(_read) if config.loading.check_available_memory else None
@@ -144,7 +151,7 @@ def _manager(config: Config, files: Files, server: engine.Server, loads: ThreadP
 
     limit = config.loading.memory_limit_bytes
     return Manager(
-        Outside(prepare=prepare, publish=server.publish, stamp=stamp),
+        Outside(prepare=prepare, publish=server.publish, stamp=stores.stamp),
         Pools(
             fetches=ThreadPool("fetch", FETCH_THREADS),
             loads=loads,

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "python" / "servable"
 LAYERS = (
     {"__init__", "types", "errors", "engine"},
     {"config"},
-    {"warmup"},
+    {"storage", "warmup"},
     {"models", "platforms"},
     {"control"},
     {"server"},
@@ -65,7 +65,7 @@ def test_imports_go_downwards(path: Path) -> None:
             assert RANKS[other] < RANKS[own], f"{own} imports {module}, which is not below it"
 
 
-@pytest.mark.parametrize("part", ["config", "warmup", "models", "platforms", "control"])
+@pytest.mark.parametrize("part", ["config", "storage", "warmup", "models", "platforms", "control"])
 def test_modules_below_the_server_load_without_the_engine(part: str) -> None:
     for path in (PACKAGE / part).rglob("*.py"):
         top_level = ast.Module(

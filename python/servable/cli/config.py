@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,6 @@ from servable.config.model_config import from_text, model_from_json
 from servable.errors import MalformedFileError, ServableError, reading
 from servable.models.check import Finding, Severity, World, check
 from servable.models.difference import Change, Difference, Present, differences
-from servable.models.source import children_of
 from servable.types import State
 
 __all__ = ["config", "difference_text", "finding_text"]
@@ -48,7 +48,7 @@ def _parser() -> Parser:
 def _check(options: argparse.Namespace) -> int:
     from servable import engine
 
-    world = World(children_of, engine.read_saved_model, engine.EngineError)
+    world = World(os.listdir, engine.read_saved_model, engine.EngineError)
     findings = check(_text(options.file), engine, world)
     show(
         options,
@@ -76,7 +76,7 @@ def _diff(options: argparse.Namespace) -> int:
     except ValueError as error:
         malformed = MalformedFileError(options.file, "tensorflow.serving.ModelServerConfig", str(error))
         raise ServableError(f"{malformed.message}: {error}", code=malformed.code) from error
-    found = differences([_present(model) for model in AdminClient(options.server).list()], wanted, children_of)
+    found = differences([_present(model) for model in AdminClient(options.server).list()], wanted, os.listdir)
     show(
         options,
         [difference.to_json() for difference in found],

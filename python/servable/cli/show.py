@@ -10,13 +10,13 @@ from typing import Any
 
 from servable.cli.columns import aligned
 from servable.errors import NotFoundError, ServableError, reading
-from servable.models.source import children_of, versions_in
+from servable.models.source import versions_in
+from servable.storage.base import SAVED_MODEL_FILES
 
 __all__ = ["as_text", "shape_text", "show", "version_folder"]
 
 USAGE = "usage: servable show <folder of a model or of one of its versions> [--json]"
 FAILED = 255
-SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
 
 
 def show(arguments: Sequence[str]) -> int:
@@ -44,12 +44,12 @@ def show(arguments: Sequence[str]) -> int:
     return 0
 
 
-def version_folder(path: str, folders: Callable[[str], Sequence[str]] = children_of) -> str:
+def version_folder(path: str, children: Callable[[str], Sequence[str]] = os.listdir) -> str:
     """The folder with the SavedModel: `path`, or its subfolder with the highest version number."""
     if any(os.path.exists(os.path.join(path, name)) for name in SAVED_MODEL_FILES):
         return path
     try:
-        versions = versions_in(folders(path))
+        versions = versions_in(children(path))
     except OSError as error:
         raise reading(path, error) from error
     if not versions:

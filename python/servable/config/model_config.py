@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from servable.config.base_path import REMOTE_SCHEMES, is_absolute, is_supported
 from servable.config.codec import Codec
 from servable.errors import FailedPreconditionError, InvalidArgumentError, UnimplementedError
 
@@ -184,13 +184,16 @@ def check_list(models: Sequence[ModelConfig], before: Sequence[ModelConfig] = ()
             raise InvalidArgumentError(f"Illegal to list model {model.name} multiple times in config list")
         seen.add(model.name)
     for model in models:
-        is_uri = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", model.base_path)
-        if not model.base_path.startswith("/") and not is_uri:
+        if not is_absolute(model.base_path):
             raise InvalidArgumentError(
                 f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
             )
-        if is_uri:
-            raise UnimplementedError(f"Model {model.name}: cannot read {model.base_path}, only local folders so far")
+        if not is_supported(model.base_path):
+            known = ", ".join(f"{scheme}://" for scheme in REMOTE_SCHEMES)
+            raise InvalidArgumentError(
+                f"Model {model.name}: cannot read {model.base_path}; a base path is an absolute path, file:///path, or "
+                f"begins with a store: {known}"
+            )
     platforms = {model.name: model.platform for model in before}
     for model in models:
         platform = platforms.get(model.name, model.platform)
@@ -209,11 +212,6 @@ def rooted(models: Sequence[ModelConfig], root: str) -> tuple[ModelConfig, ...]:
         model if is_absolute(model.base_path) else replace(model, base_path=f"{root.rstrip('/')}/{model.base_path}")
         for model in models
     )
-
-
-def is_absolute(path: str) -> bool:
-    """Whether a path begins with a slash, or is a URI."""
-    return path.startswith("/") or re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
 
 
 def check_labels(

@@ -28,6 +28,7 @@ class Group(enum.Enum):
 
     NETWORK = "Network"
     MODELS = "Models and versions"
+    STORAGE = "Where versions lie"
     TENSORFLOW = "Loading and TensorFlow"
     BEHAVIOUR = "Behaviour and monitoring"
     LIMITS = "Limits"
@@ -168,7 +169,7 @@ def _models() -> tuple[Option, ...]:
             Kind.STRING,
             "",
             group,
-            "Absolute path of the folder that holds the one model's version folders.",
+            "Absolute path, or URI (s3://bucket/model) of the folder that holds the one model's version folders.",
         ),
         Option(
             "model_config_file",
@@ -306,6 +307,59 @@ def _models() -> tuple[Option, ...]:
             group,
             "There is no file system cache of ours to flush.",
             support=Support.WITHOUT_EFFECT,
+        ),
+    )
+
+
+def _storage() -> tuple[Option, ...]:
+    group = Group.STORAGE
+    return (
+        Option(
+            "model_cache_dir",
+            Kind.STRING,
+            "",
+            group,
+            "Folder for copies of versions that lie in object stores; servers may share it. If empty, servable/models "
+            "in $XDG_CACHE_HOME or ~/.cache.",
+        ),
+        Option(
+            "model_cache_bytes",
+            Kind.INT64,
+            0,
+            group,
+            "Most that all copies may take together; 0: no limit of their own, but those that are not in use go when "
+            "less than a tenth of the disk would stay free.",
+            unit="bytes",
+            at_least=0,
+        ),
+        Option(
+            "version_marker_file",
+            Kind.STRING,
+            "",
+            group,
+            "A version counts when it has a file of this name, and not before. If empty, it counts when it has stood "
+            "still; see version_settle_seconds.",
+        ),
+        Option(
+            "version_settle_seconds",
+            Kind.FLOAT,
+            1.0,
+            group,
+            "How long a version's files have to stand still before it is loaded; 0: it is loaded as soon as it is "
+            "there.",
+            unit="s",
+            at_least=0,
+            at_most=1_000_000,
+        ),
+        Option(
+            "remote_poll_wait_seconds",
+            Kind.FLOAT,
+            30.0,
+            group,
+            "List an object store for new versions at most this often.",
+            unit="s",
+            at_least=0,
+            at_most=1_000_000,
         ),
     )
 
@@ -528,6 +582,7 @@ def _command() -> tuple[Option, ...]:
 OPTIONS: tuple[Option, ...] = (
     *_network(),
     *_models(),
+    *_storage(),
     *_tensorflow(),
     *_behaviour(),
     *_limits(),

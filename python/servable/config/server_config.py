@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from servable.config import batching, model_config, monitoring_config, platform_config, session_config
+from servable.config.base_path import is_absolute
 from servable.config.codec import Codec
 from servable.config.flags import FlagValues
-from servable.config.model_config import LabelRule, ModelConfig, Transition, is_absolute
+from servable.config.model_config import LabelRule, ModelConfig, Transition
 from servable.config.options import OPTIONS, Group, Support
 from servable.config.platform_config import PlatformOptions
 from servable.config.session_config import SessionOptions, has_own_threads
@@ -23,6 +25,7 @@ __all__ = [
     "LoadingOptions",
     "ModelOptions",
     "PlatformSpec",
+    "StorageOptions",
     "batch_sizes",
     "config_from",
     "read_files",
@@ -69,6 +72,21 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
+class StorageOptions:
+    """Where versions lie, and when one counts as complete."""
+
+    cache_folder: str
+    """Absolute; made when it is first needed."""
+    cache_bytes: int | None = None
+    """`None` leaves it to the disk."""
+    marker_file: str | None = None
+    """What a version must have to count; `None`: it has to stand still for `settle_s` instead."""
+    settle_s: float = 1.0
+    remote_period_s: float = 30.0
+    """How often to list an object store, at most."""
+
+
+@dataclass(frozen=True)
 class LoadingOptions:
     """How versions are loaded and unloaded."""
 
@@ -91,6 +109,7 @@ class Config:
     server: ServerSpec
     """Without the path of the metrics, which a file tells."""
     models: ModelOptions
+    storage: StorageOptions
     loading: LoadingOptions
     session: SessionOptions
     warmup: WarmupOptions
@@ -127,7 +146,9 @@ class Files:
     """What to log at start-up because it may surprise."""
 
 
-def config_from(flags: FlagValues, models: Sequence[ModelConfig] = ()) -> Config:
+def config_from(
+    flags: FlagValues, models: Sequence[ModelConfig] = (), *, environment: Mapping[str, str] = os.environ
+) -> Config:
     """The configuration that the flags describe. `models` are served if the flags name none.
 
     Reads no file and changes nothing; `InvalidArgumentError` if the flags contradict one another.
@@ -158,6 +179,7 @@ def config_from(flags: FlagValues, models: Sequence[ModelConfig] = ()) -> Config
     return Config(
         server=_server(values, with_rest=not clash),
         models=_models(values, models),
+        storage=_storage(values, environment),
         loading=LoadingOptions(
             retries=values["max_num_load_retries"],
             retry_interval_s=max(0, values["load_retry_interval_micros"]) / 1e6,
@@ -270,6 +292,26 @@ def _ignored(given: Mapping[str, Any]) -> Sequence[str]:
         for name in given
         if groups.get(name) in (Group.TENSORFLOW, Group.BATCHING)
     ]
+
+
+def _storage(values: Mapping[str, Any], environment: Mapping[str, str]) -> StorageOptions:
+    folder = values["model_cache_dir"] or _cache_folder(environment)
+    if not folder.startswith("/"):
+        raise InvalidArgumentError(f"Expected an absolute path in --model_cache_dir; got {folder}")
+    return StorageOptions(
+        cache_folder=folder,
+        cache_bytes=values["model_cache_bytes"] or None,
+        marker_file=values["version_marker_file"] or None,
+        settle_s=values["version_settle_seconds"],
+        remote_period_s=values["remote_poll_wait_seconds"],
+    )
+
+
+def _cache_folder(environment: Mapping[str, str]) -> str:
+    base = environment.get("XDG_CACHE_HOME", "")
+    if not base.startswith("/"):  # the specification of XDG has relative paths ignored
+        base = os.path.join(environment.get("HOME") or "/", ".cache")
+    return os.path.join(base, "servable", "models")
 
 
 def _notes(values: Mapping[str, Any]) -> Sequence[str]:

@@ -66,6 +66,7 @@ class Reloader:
         manager: Manager,
         source: FileSystemSource,
         platforms: Collection[str],
+        check_base_path: Callable[[str], None] = lambda base_path: None,
         labels: LabelRule = LabelRule.AVAILABLE,
         root: str = "",
         state: StateFile | None = None,
@@ -73,6 +74,7 @@ class Reloader:
         self._manager = manager
         self._source = source
         self._platforms = platforms
+        self._check_base_path = check_base_path
         self._label_rule = labels
         self._root = root
         self._state = state
@@ -198,6 +200,8 @@ class Reloader:
             rule=self._label_rule,
         )
         check_platforms(models, self._platforms)
+        for model in models:
+            self._check_base_path(model.base_path)
         if self._state and overlay != self._overlay:
             self._state.write(overlay)
         log.info("Adding/updating models.")

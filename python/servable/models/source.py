@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from servable.config.model_config import Latest, ModelConfig, Policy, Specific
+from servable.errors import ServableError
 
-__all__ = ["Aspired", "FileSystemSource", "VersionFolder", "aspired", "children_of", "versions_in"]
+__all__ = ["Aspired", "FileSystemSource", "VersionFolder", "aspired", "versions_in"]
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ INT64_MAX = 2**63 - 1
 
 @dataclass(frozen=True)
 class VersionFolder:
-    """A folder whose name is a number."""
+    """What has a number for its name: a folder, or else it fails to load."""
 
     version: int
     name: str
@@ -65,14 +66,6 @@ def aspired(policy: Policy, found: Sequence[VersionFolder]) -> list[VersionFolde
     return list(by_number.values())
 
 
-def children_of(path: str) -> list[str]:
-    """The names of what is in a folder. `OSError` if it cannot be read.
-
-    A file whose name is a number counts as a version as well, whose load fails: that is easier to notice than nothing.
-    """
-    return os.listdir(path)
-
-
 class FileSystemSource:
     """Scans the base paths of the configured models and announces what should be served.
 
@@ -85,7 +78,7 @@ class FileSystemSource:
         self,
         announce: Callable[[Mapping[str, Sequence[Aspired]]], None],
         *,
-        folders: Callable[[str], Iterable[str]] = children_of,
+        folders: Callable[[str], Sequence[str]],
         enabled: bool = True,
         keep_last: bool = False,
     ) -> None:
@@ -118,21 +111,20 @@ class FileSystemSource:
         for model in self._models if self._enabled else ():
             try:
                 children = self._folders(model.base_path)
-            except OSError as error:
+            except (OSError, ServableError) as error:
                 self._findings.pop(model.name, None)
                 problem = f"Could not find base path {model.base_path} for servable {model.name} with error "
-                self._remark(model, [problem + (error.strerror or str(error))])
+                self._remark(model, [problem + (getattr(error, "strerror", None) or str(error))])
                 continue
             finding = self._findings.get(model.name)
-            if finding is None or finding.model is not model or finding.children != children:
+            if finding is None or finding.model is not model or not _is_same(finding.children, children):
                 finding = self._findings[model.name] = self._find(model, children)
             if finding.goals or not self._keep_last:
                 announcement[model.name] = finding.goals
         if announcement:
             self._announce(announcement)
 
-    def _find(self, model: ModelConfig, children: Iterable[str]) -> _Finding:
-        children = list(children)
+    def _find(self, model: ModelConfig, children: Sequence[str]) -> _Finding:
         found = versions_in(children)
         chosen = aspired(model.policy, found)
         remarks = _remarks(model, found, chosen)
@@ -177,20 +169,6 @@ def _remarks(model: ModelConfig, found: Sequence[VersionFolder], chosen: Sequenc
     return remarks
 
 
-def size_of(folder: str) -> int:
-    """Bytes of all files in a folder and below it."""
-    return sum(
-        os.path.getsize(os.path.join(path, name))
-        for path, _, names in os.walk(folder, followlinks=True)
-        for name in names
-    )
-
-
-def stamp(folder: str) -> str:
-    """A text that changes when anything in a folder changes; empty if it is gone."""
-    lines = []
-    for path, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            status = os.stat(os.path.join(path, name))
-            lines.append(f"{path}/{name} {status.st_size} {status.st_mtime_ns}")
-    return "\n".join(sorted(lines))
+def _is_same(before: Sequence[str], now: Sequence[str]) -> bool:
+    """A store that gives the same tuple again says that nothing has changed: with many models, most of a scan."""
+    return before is now or before == now

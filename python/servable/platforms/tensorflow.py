@@ -16,6 +16,7 @@ from servable.config.codec import Codec
 from servable.errors import FailedPreconditionError, NotFoundError, ServableError
 from servable.platforms.base import PlatformSettings
 from servable.platforms.ops import OpPackage, missing_op, package_of
+from servable.storage.base import SAVED_MODEL_FILES, has_saved_model
 from servable.types import SessionSpec
 from servable.warmup.replay import WarmUp
 
@@ -30,8 +31,6 @@ LIBRARIES = ("libtensorflow_framework.2.dylib", "libtensorflow_cc.2.dylib")
 if sys.platform != "darwin":
     LIBRARIES = ("libtensorflow_framework.so.2", "libtensorflow_cc.so.2")
 """The framework, and the library with the C API; both lie in the package's folder."""
-
-SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
 
 ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "1",  # without INFO
@@ -127,7 +126,7 @@ class TensorFlowPlatform:
                 break
             except self._engine_error as error:
                 op = missing_op(error.message)
-                if op is None and error.code == NotFoundError.code and not _has_saved_model(path):
+                if op is None and error.code == NotFoundError.code and not _holds_saved_model(path):
                     raise NotFoundError(
                         "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
                         f"`{SAVED_MODEL_FILES[0]}`)\nSpecified file path: {path}"
@@ -223,8 +222,8 @@ class TensorFlowPlatform:
                 ) from error
 
 
-def _has_saved_model(folder: str) -> bool:
-    return any(os.path.exists(os.path.join(folder, file)) for file in SAVED_MODEL_FILES)
+def _holds_saved_model(folder: str) -> bool:
+    return os.path.isdir(folder) and has_saved_model(os.listdir(folder))
 
 
 class SavedModelLoader:

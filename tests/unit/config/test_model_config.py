@@ -96,7 +96,11 @@ def test_custom_config_is_refused() -> None:
         ([("m", "/a"), ("m", "/b")], "Illegal to list model m multiple times in config list"),
         ([("m", "a/b")], "Expected model m to have an absolute path or URI; got base_path()=a/b"),
         ([("m", "")], "Expected model m to have an absolute path or URI; got base_path()="),
-        ([("m", "gs://a")], "Model m: cannot read gs://a, only local folders so far"),
+        (
+            [("m", "ftp://a/b")],
+            "Model m: cannot read ftp://a/b; a base path is an absolute path, file:///path, or begins with a store: "
+            "s3://, gs://, gcs://, az://, abfs://, abfss://, hdfs://, http://, https://",
+        ),
         ([("", "/a")], "Expected every model to have a name; the one at /a has none"),
     ],
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from servable.config.flags import parse
 from servable.config.model_config import LabelRule, ModelConfig
-from servable.config.server_config import Config, config_from, read_files
+from servable.config.server_config import Config, StorageOptions, config_from, read_files
 from servable.errors import InvalidArgumentError, MalformedFileError, NotFoundError
 from servable.types import WarmupOptions
 
@@ -84,6 +84,28 @@ def test_zero_and_less_mean_no_limit_and_no_wait() -> None:
     made = config("--rest_api_timeout_in_ms=-1", "--load_retry_interval_micros=-5")
     assert made.server.rest_timeout_ms is None
     assert made.loading.retry_interval_s == 0
+
+
+def test_where_copies_are_kept() -> None:
+    def folder(**environment: str) -> str:
+        return config_from(parse(["--model_base_path=/m"]), environment=environment).storage.cache_folder
+
+    assert folder(XDG_CACHE_HOME="/c", HOME="/h") == "/c/servable/models"
+    assert folder(XDG_CACHE_HOME="relative", HOME="/h") == "/h/.cache/servable/models"
+    assert folder(HOME="/h") == "/h/.cache/servable/models"
+    assert folder() == "/.cache/servable/models"
+    assert config("--model_cache_dir=/d").storage.cache_folder == "/d"
+    with pytest.raises(InvalidArgumentError, match="Expected an absolute path in --model_cache_dir; got d"):
+        config("--model_cache_dir=d")
+
+
+def test_what_counts_as_complete() -> None:
+    storage = config("--model_cache_dir=/d").storage
+    assert storage == StorageOptions("/d", cache_bytes=None, marker_file=None, settle_s=1.0, remote_period_s=30.0)
+    arguments = (
+        "--model_cache_bytes=5 --version_marker_file=DONE --version_settle_seconds=0 --remote_poll_wait_seconds=3"
+    )
+    assert config("--model_cache_dir=/d", *arguments.split()).storage == StorageOptions("/d", 5, "DONE", 0.0, 3.0)
 
 
 def test_limits_reach_the_engine() -> None:

@@ -59,6 +59,7 @@ class World:
             manager=self.manager,
             source=self.source,
             platforms=["tensorflow"],
+            check_base_path=self._check_base_path,
             labels=labels,
             root=root,
             state=state,
@@ -69,6 +70,10 @@ class World:
         if path not in self.folders:
             raise FileNotFoundError(2, "No such file or directory", path)
         return self.folders[path]
+
+    def _check_base_path(self, base_path: str) -> None:
+        if base_path.startswith("s3:"):
+            raise FailedPreconditionError("pip install it")
 
     def start(self, *models: ModelConfig) -> None:
         assert self.reloader.start(models).configured.wait(10)
@@ -110,6 +115,14 @@ def test_a_model_left_out_is_unloaded(world: World) -> None:
     world.reloader.reload([A])
     assert world.manager.close().wait(10)
     assert world.states("b") == {1: "END"}
+
+
+def test_a_list_with_a_base_path_that_cannot_be_read_is_refused(world: World) -> None:
+    world.start(A)
+    error = failure(lambda: world.reloader.reload([B, ModelConfig("c", "s3://bucket/c")]))
+    assert error.status == "FAILED_PRECONDITION: pip install it"
+    assert world.reloader.models == (A,)
+    assert world.states("a") == {1: "AVAILABLE"}
 
 
 def test_an_empty_list_unloads_everything_and_no_list_is_refused(world: World) -> None:

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pytest
 from servable.config.model_config import All, Latest, ModelConfig, Policy, Specific
-from servable.models.source import Aspired, FileSystemSource, VersionFolder, aspired, children_of, versions_in
+from servable.errors import ServableError
+from servable.models.source import Aspired, FileSystemSource, VersionFolder, aspired, versions_in
 
 
 @pytest.mark.parametrize(
@@ -55,13 +55,6 @@ def test_what_counts_as_a_version(name: str, version: int | None) -> None:
 )
 def test_what_a_policy_picks(policy: Policy, children: list[str], expected: list[str]) -> None:
     assert [folder.name for folder in aspired(policy, versions_in(children))] == expected
-
-
-def test_whatever_has_a_number_for_a_name_is_a_version(tmp_path: Path) -> None:
-    (tmp_path / "1").mkdir()
-    (tmp_path / "2").touch()
-    (tmp_path / "3").symlink_to(tmp_path / "1")
-    assert sorted(children_of(str(tmp_path))) == ["1", "2", "3"]
 
 
 class Disk:
@@ -143,3 +136,33 @@ def test_a_source_that_is_off_announces_nothing_but_goodbyes() -> None:
     source.scan()
     source.replace([])
     assert announced == [{"a": ()}]
+
+
+def test_a_store_that_fails_concerns_its_own_model_only(caplog: pytest.LogCaptureFixture) -> None:
+    def folders(path: str) -> list[str]:
+        if path == "/a":
+            raise ServableError("down", code="UNAVAILABLE")
+        return ["1"]
+
+    announced: list[Mapping[str, Sequence[Aspired]]] = []
+    with caplog.at_level(logging.WARNING):
+        FileSystemSource(announced.append, folders=folders).replace([A, B])
+    assert announced == [{"b": [Aspired(1, "/b/1")]}]
+    assert "Could not find base path /a for servable a with error down" in caplog.text
+
+
+def test_versions_of_a_store_keep_its_uri() -> None:
+    seen: dict[str, Sequence[Aspired]] = {}
+    source = FileSystemSource(seen.update, folders=lambda path: ["7"])
+    source.replace([ModelConfig("a", "s3://bucket/a"), ModelConfig("b", "s3://bucket/b/")])
+    assert [goal.path for goals in seen.values() for goal in goals] == ["s3://bucket/a/7", "s3://bucket/b/7"]
+
+
+def test_the_same_listing_is_judged_anew_after_a_reload() -> None:
+    children = ("1", "2")
+    announced: list[Mapping[str, Sequence[Aspired]]] = []
+    source = FileSystemSource(announced.append, folders=lambda path: children)
+    source.replace([A])
+    source.scan()
+    source.replace([ModelConfig("a", "/a", policy=All())])
+    assert [[goal.version for goal in models["a"]] for models in announced] == [[2], [2], [1, 2]]
