@@ -109,7 +109,7 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
 
     server.start()
     ports = _announce(server, config)
-    find = find_handler(reloader, lambda: manager.routes, manager.ask_for, engine)
+    find = find_handler(reloader, lambda: manager.routes, manager.ask_for, server, engine)
     _start_thread("control", functools.partial(answer_calls, server.next_call, find, stopping.event))
     if config.models.config_file and config.models.config_file_period_s:
         read = functools.partial(read_models, config.models.config_file, engine)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
-import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import tensorflow as tf
@@ -18,7 +16,7 @@ from tensorflow_serving.apis import classification_pb2, inference_pb2, predictio
 
 from tests.e2e.grpc_client import Grpc, array, predict_request, tensor
 from tests.e2e.rest_client import Rest
-from tests.e2e.server import HALF_PLUS_TWO, MODELS, Model, ServerProcess, run_to_end, serving
+from tests.e2e.server import HALF_PLUS_TWO, MODELS, Model, ServerProcess, free_ports, run_to_end, serving
 
 NO_RETRIES = "--max_num_load_retries=0"
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
@@ -294,45 +292,25 @@ def test_files_are_shown(tmp_path: Path) -> None:
     assert (done.returncode, "record 1 of" in done.stderr) == (255, True)
 
 
-class Admin(BaseHTTPRequestHandler):
-    """Stands in for a server's admin port: records one request for `m`, and knows no other model."""
-
-    asked: ClassVar[list[Any]] = []
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        is_known = self.path == "/admin/v1/models/m:record"
-        answer: Any = {"error": "no model is called n"}
-        if is_known:
-            self.asked.append(json.loads(body))
-            answer = {"records": [base64.b64encode(adding(1).SerializeToString()).decode()]}
-        payload = json.dumps(answer).encode()
-        self.send_response(200 if is_known else 404)
-        self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        self.wfile.write(payload)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
 def test_requests_are_recorded_through_the_admin_port(tmp_path: Path) -> None:
     out = tmp_path / "records"
-    with HTTPServer(("127.0.0.1", 0), Admin) as admin:
-        thread = threading.Thread(target=admin.serve_forever)
-        thread.start()
-        try:
-            command = ("servable", "warmup", "record", f"--server=127.0.0.1:{admin.server_port}", f"--out={out}")
-            done = run_to_end(*command, "--model=m", "--count=5", "--seconds=0.5")
-            unknown = run_to_end(*command, "--model=n", "--force")
-        finally:
-            admin.shutdown()
-            thread.join()
-    assert (done.returncode, done.stdout) == (0, f"Wrote {out}, requests: 1\n")
-    assert Admin.asked == [{"count": 5, "seconds": 0.5}]
-    assert read(out) == [adding(1)]
+    (port,) = free_ports(1)
+    flags = [f"--admin_port={port}"]
+    command = ("servable", "warmup", "record", f"--server=127.0.0.1:{port}", f"--out={out}", "--force")
+    with serving([Model("m", MODELS / "multi")], tmp_path, *flags) as server, Grpc(server.grpc_address) as client:
+        with ThreadPoolExecutor(1) as threads:
+            recording = threads.submit(run_to_end, *command, "--model=m", "--count=3")
+            while not recording.done():
+                client.predict(predict_request("m", {"x": 1.0}))
+            done = recording.result()
+        unknown = run_to_end(*command, "--model=n")
+        nothing = run_to_end(*command, "--model=m", "--seconds=0.1")
+    assert (done.returncode, done.stdout) == (0, f"Wrote {out}, requests: 3\n"), done.stderr
+    assert [one.predict_log.request.inputs["x"].float_val[0] for one in read(out)] == [1.0] * 3
     assert unknown.returncode == 255
-    assert "no model is called n" in unknown.stderr
-    gone = run_to_end(*command, "--model=m", "--force")
+    assert "NOT_FOUND: Model n is not configured" in unknown.stderr
+    assert nothing.returncode == 255
+    assert "nobody asked m anything within 0.1 s" in nothing.stderr
+    gone = run_to_end(*command, "--model=m")
     assert gone.returncode == 255
-    assert "UNAVAILABLE: http://127.0.0.1:" in gone.stderr
+    assert "UNAVAILABLE: no answer from the admin port at 127.0.0.1:" in gone.stderr

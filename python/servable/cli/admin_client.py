@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -47,14 +48,25 @@ class AdminClient:
     def remove_label(self, name: str, label: str) -> dict[str, Any]:
         return self._model("DELETE", name, "labels", label)
 
+    def record(self, name: str, count: int, seconds: float) -> Sequence[bytes]:
+        """The next requests that a model answers, as serialised `PredictionLog`s."""
+        answer = self._call("POST", (name,), suffix=":record", body={"count": count, "seconds": seconds})
+        return [base64.b64decode(record) for record in answer["records"]]
+
     def _model(self, verb: str, *parts: str, **options: Any) -> dict[str, Any]:
         model: dict[str, Any] = self._call(verb, parts, **options)
         return model
 
     def _call(
-        self, verb: str, parts: tuple[str, ...], *, body: Any = None, query: Mapping[str, str] | None = None
+        self,
+        verb: str,
+        parts: tuple[str, ...],
+        *,
+        suffix: str = "",
+        body: Any = None,
+        query: Mapping[str, str] | None = None,
     ) -> Any:
-        target = "/".join([PREFIX, *(quote(part, safe="") for part in parts)])
+        target = "/".join([PREFIX, *(quote(part, safe="") for part in parts)]) + suffix
         if query:
             target = f"{target}?{urlencode(query)}"
         connection = http.client.HTTPConnection(self._host, self._port, timeout=CONNECT_TIMEOUT_S)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from servable.cli.admin_client import AdminClient
+from servable.cli.arguments import SERVER
 from servable.cli.columns import aligned
 from servable.cli.show import shape_text, version_folder
 from servable.config.server_config import batch_sizes
@@ -29,7 +30,7 @@ usage: servable warmup show <file, or folder of a model or of one of its version
        servable warmup make <folder of a model or of one of its versions> [--from=<requests.jsonl>] [--signature=<name>]
            [--batch_sizes=1,8] [--saved_model_tags=serve] [--custom_op_library=<path>] [--unchecked]
            [--out=<file>] [--force]
-       servable warmup record --server=<host:port> --model=<name> [--count=100] [--seconds=60]
+       servable warmup record --model=<name> [--server=127.0.0.1:8502] [--count=100] [--seconds=60]
            [--out=<file>] [--force]
 
   show     list the requests in a file
@@ -40,8 +41,6 @@ usage: servable warmup show <file, or folder of a model or of one of its version
 
 FAILED = 255
 FILE_NAME = "tf_serving_warmup_requests"
-ANSWER_SLACK_S = 30.0
-"""What a server has to answer after the time that it was asked to record for."""
 
 
 class _UsageError(Exception):
@@ -213,7 +212,7 @@ def _tried(servable: Servable, requests: Sequence[tuple[str, bytes]], *, may_fai
 
 def _record(arguments: Sequence[str]) -> None:
     parser = _Parser()
-    parser.add_argument("--server", required=True)
+    parser.add_argument("--server", default=os.environ.get("SERVABLE_ADMIN") or SERVER)
     parser.add_argument("--model", required=True)
     parser.add_argument("--count", type=int, default=DEFAULT_COUNT)
     parser.add_argument("--seconds", type=float, default=DEFAULT_SECONDS)
@@ -221,31 +220,10 @@ def _record(arguments: Sequence[str]) -> None:
     parser.add_argument("--force", action="store_true")
     options = parser.parse_args(arguments)
     print(f"Waiting for requests: {options.count} of them, or {options.seconds:g} s", file=sys.stderr)
-    records = _recorded(options.server, options.model, options.count, options.seconds)
+    records = AdminClient(options.server).record(options.model, options.count, options.seconds)
     if not records:
         raise NotFoundError(f"nobody asked {options.model} anything within {options.seconds:g} s")
     _write(options.out, records, force=options.force)
-
-
-def _recorded(server: str, model: str, count: int, seconds: float) -> list[bytes]:
-    """Records that a server's admin port sends."""
-    from urllib.error import HTTPError
-    from urllib.parse import quote
-    from urllib.request import ProxyHandler, Request, build_opener
-
-    address = server if "://" in server else f"http://{server}"
-    body = json.dumps({"count": count, "seconds": seconds}).encode()
-    request = Request(
-        f"{address}/admin/v1/models/{quote(model)}:record", body, {"Content-Type": "application/json"}, method="POST"
-    )
-    try:
-        with build_opener(ProxyHandler({})).open(request, timeout=seconds + ANSWER_SLACK_S) as response:
-            return [base64.b64decode(record) for record in json.load(response)["records"]]
-    except HTTPError as error:
-        with error:
-            raise ServableError(f"{address} answers {error.code}: {error.read().decode(errors='replace')}") from error
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ServableError(f"{address} cannot be asked: {error}", code="UNAVAILABLE") from error
 
 
 def _write(path: str, records: Sequence[bytes], *, force: bool) -> None:

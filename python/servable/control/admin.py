@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from servable.control.answers import Handler
 from servable.errors import InvalidArgumentError, NotFoundError, ServableError, UnimplementedError
 from servable.models.reload import Listed, Reloader, unavailable
 from servable.types import ModelRoutes
+from servable.warmup.recording import DEFAULT_COUNT, DEFAULT_SECONDS, Capturing, record
 
 __all__ = ["Admin"]
 
@@ -31,14 +33,18 @@ class _Method:
     request: str
     response: str
     changes: bool
+    """It changes something, or waits for something."""
 
 
 class Admin:
-    """Does what calls ask for. `routes` tells what was published last."""
+    """Does what calls ask for. `routes` tells what was published last, `server` records requests."""
 
-    def __init__(self, reloader: Reloader, routes: Callable[[], Mapping[str, ModelRoutes]], codec: Codec) -> None:
+    def __init__(
+        self, reloader: Reloader, routes: Callable[[], Mapping[str, ModelRoutes]], server: Capturing, codec: Codec
+    ) -> None:
         self._reloader = reloader
         self._routes = routes
+        self._server = server
         self._codec = codec
         self._methods = {
             "ListModels": _Method(self._list, "ListModelsRequest", "ListModelsResponse", changes=False),
@@ -47,6 +53,7 @@ class Admin:
             "RemoveModel": _Method(self._remove, "RemoveModelRequest", "RemoveModelResponse", changes=True),
             "SetLabel": _Method(self._set_label, "SetLabelRequest", "Model", changes=True),
             "RemoveLabel": _Method(self._remove_label, "RemoveLabelRequest", "Model", changes=True),
+            "RecordRequests": _Method(self._record, "RecordRequestsRequest", "RecordRequestsResponse", changes=True),
         }
 
     def rpc(self, name: str) -> Handler:
@@ -135,6 +142,13 @@ class Admin:
     def _remove_label(self, request: Message) -> Message:
         self._reloader.label(_name(request), _label(request), None)
         return self._model(_name(request))
+
+    def _record(self, request: Message) -> Message:
+        name = _name(request)
+        self._model(name)
+        count, seconds = request.get("count") or DEFAULT_COUNT, request.get("seconds") or DEFAULT_SECONDS
+        records = record(self._server, name, count, seconds)
+        return {"records": [base64.b64encode(one).decode() for one in records]}
 
 
 def _name(request: Message) -> str:

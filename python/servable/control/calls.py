@@ -12,6 +12,7 @@ from servable.control.admin import SERVICE, Admin
 from servable.control.answers import Handler
 from servable.models.reload import Reloader, answer_reload
 from servable.types import ModelRoutes
+from servable.warmup.recording import Capturing
 
 __all__ = ["find_handler"]
 
@@ -20,10 +21,11 @@ def find_handler(
     reloader: Reloader,
     routes: Callable[[], Mapping[str, ModelRoutes]],
     ask_for: Callable[[str, int], None],
+    server: Capturing,
     codec: Codec,
 ) -> Callable[[str], Handler]:
     """A function from the method of a call to its handler. It raises `ServableError` for methods that there are not."""
-    admin = Admin(reloader, routes, codec)
+    admin = Admin(reloader, routes, server, codec)
     reload = Handler(functools.partial(answer_reload, reloader=reloader, codec=codec), may_wait=True)
 
     load = Handler(functools.partial(_load, ask_for=ask_for, codec=codec), may_wait=False)

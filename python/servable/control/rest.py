@@ -50,6 +50,12 @@ def _labelled(names: Names, body: Any) -> Mapping[str, Any]:
     return {**names, **body}
 
 
+def _recorded(names: Names, body: Any) -> Mapping[str, Any]:
+    if not isinstance(body, dict) or not body.keys() <= {"count", "seconds"}:
+        raise InvalidArgumentError('Expected the body to be {"count": <number>, "seconds": <number>}')
+    return {**names, **body}
+
+
 def _switch(name: str, text: str) -> bool:
     if text not in ("true", "false"):
         raise InvalidArgumentError(f"Expected {name} to be true or false; got {text}")
@@ -65,8 +71,8 @@ ROUTES = (
     Route("DELETE", MODEL, "RemoveModel"),
     Route("PUT", f"{MODEL}/labels/{{label}}", "SetLabel", _labelled),
     Route("DELETE", f"{MODEL}/labels/{{label}}", "RemoveLabel"),
+    Route("POST", f"{MODEL}:record", "RecordRequests", _recorded),
 )
-"""Verbs on one model, such as `POST MODEL:record`, have a place here too: names hold no bare colon."""
 
 
 def find(method: str, admin: Admin) -> Handler:

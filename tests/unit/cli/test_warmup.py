@@ -26,7 +26,8 @@ def test_bodies_come_one_a_line_or_as_one_value(data: bytes, bodies: list[bytes]
         (["show"], "servable warmup show: the following arguments are required: path"),
         (["make", "/m", "--sizes=1"], "unrecognized arguments: --sizes=1"),
         (["make", "/absent"], "NOT_FOUND: /absent"),
-        (["record", "--model=m"], "the following arguments are required: --server"),
+        (["record"], "the following arguments are required: --model"),
+        (["record", "--model=m", "--server=x"], "INVALID_ARGUMENT: Expected --server to be HOST:PORT; got x"),
         (["record", "--model=m", "--server=x", "--count=many"], "argument --count: invalid int value: 'many'"),
     ],
 )

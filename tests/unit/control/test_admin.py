@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -47,8 +48,13 @@ class FakeReloader:
         self.calls.append((name, label, version))
 
 
+class FakeServer:
+    def capture(self, model: str, count: int, max_bytes: int, timeout_s: float) -> list[bytes]:
+        return [f"{model} {number}".encode() for number in range(count)]
+
+
 def ask(reloader: FakeReloader, method: str, **fields: Any) -> Any:
-    find = find_handler(cast(Reloader, reloader), lambda: ROUTES, lambda name, version: None, FakeCodec())
+    find = find_handler(cast(Reloader, reloader), lambda: ROUTES, lambda name, version: None, FakeServer(), FakeCodec())
     return json.loads(find(method).answer(json.dumps(fields).encode() if fields else b""))
 
 
@@ -116,7 +122,9 @@ def test_waiting_is_a_choice() -> None:
         ("GET /admin/v1/models/none", {}, "NOT_FOUND: Model none is not configured"),
         ("GET /admin/v1/model", {}, "NOT_FOUND: Nothing is at /admin/v1/model; models are at /admin/v1/models"),
         ("GET /admin/v1/models/a/b", {}, "NOT_FOUND: Nothing is at"),
-        ("POST /admin/v1/models/a:record", {}, "NOT_FOUND: Nothing is at"),
+        ("POST /admin/v1/models/a:record", {}, "NOT_FOUND: Model a is not configured"),
+        ("POST /admin/v1/models/z:record", {"n": 1}, "INVALID_ARGUMENT: Expected the body to be"),
+        ("POST /admin/v1/models/z:record", {"count": 2000}, "INVALID_ARGUMENT: count is from 1 to 1000"),
         ("POST /admin/v1/models", {}, "UNIMPLEMENTED: POST is not done with /admin/v1/models; it takes GET"),
         ("PATCH /admin/v1/models/a", {}, "UNIMPLEMENTED: PATCH is not done with"),
         ("GET /admin/v1/models/%ff", {}, "INVALID_ARGUMENT: Expected UTF-8 after percent-decoding; got %ff"),
@@ -143,14 +151,14 @@ def test_what_cannot_be_done_is_told(reloader: FakeReloader, method: str, fields
 
 @pytest.mark.parametrize("body", [b"x", b"[1]", b"\xff", b"[" * 100_000])
 def test_bodies_that_are_no_objects_are_refused(reloader: FakeReloader, body: bytes) -> None:
-    find = find_handler(cast(Reloader, reloader), lambda: ROUTES, lambda name, version: None, FakeCodec())
+    find = find_handler(cast(Reloader, reloader), lambda: ROUTES, lambda name, version: None, FakeServer(), FakeCodec())
     with pytest.raises(ServableError) as caught:
         find("PUT /admin/v1/models/m").answer(body)
     assert caught.value.code == "INVALID_ARGUMENT"
 
 
 def test_only_calls_that_change_something_may_wait(reloader: FakeReloader) -> None:
-    find = find_handler(cast(Reloader, reloader), lambda: ROUTES, lambda name, version: None, FakeCodec())
+    find = find_handler(cast(Reloader, reloader), lambda: ROUTES, lambda name, version: None, FakeServer(), FakeCodec())
     waits = {
         method: find(method).may_wait
         for method in ("HandleReloadConfigRequest", "GET /admin/v1/models", "PUT /admin/v1/models/m")
@@ -165,10 +173,21 @@ def test_only_calls_that_change_something_may_wait(reloader: FakeReloader) -> No
 def test_a_version_is_asked_for() -> None:
     asked: list[tuple[str, int]] = []
     find = find_handler(
-        cast(Reloader, FakeReloader()), lambda: ROUTES, lambda name, version: asked.append((name, version)), FakeCodec()
+        cast(Reloader, FakeReloader()),
+        lambda: ROUTES,
+        lambda name, version: asked.append((name, version)),
+        FakeServer(),
+        FakeCodec(),
     )
     load = find("Load")
     assert not load.may_wait
     assert load.answer(json.dumps({"name": "m", "version": 2}).encode()) == b""
     assert load.answer(json.dumps({"name": "n"}).encode()) == b"", "version 0 is left out of a message"
     assert asked == [("m", 2), ("n", 0)]
+
+
+@pytest.mark.parametrize("method", ["servable.admin.v1.Admin/RecordRequests", "POST /admin/v1/models/a%2Fb:record"])
+def test_requests_are_recorded(reloader: FakeReloader, method: str) -> None:
+    fields = {"name": "a/b"} if "Admin" in method else {}
+    answer = ask(reloader, method, count=2, **fields)
+    assert [base64.b64decode(record) for record in answer["records"]] == [b"a/b 0", b"a/b 1"]
