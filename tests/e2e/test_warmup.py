@@ -306,7 +306,7 @@ def test_requests_are_recorded_through_the_admin_port(tmp_path: Path) -> None:
         unknown = run_to_end(*command, "--model=n")
         nothing = run_to_end(*command, "--model=m", "--seconds=0.1")
     assert (done.returncode, done.stdout) == (0, f"Wrote {out}, requests: 3\n"), done.stderr
-    assert [one.predict_log.request.inputs["x"].float_val[0] for one in read(out)] == [1.0] * 3
+    assert [float(array(one.predict_log.request.inputs["x"])) for one in read(out)] == [1.0] * 3
     assert unknown.returncode == 255
     assert "NOT_FOUND: Model n is not configured" in unknown.stderr
     assert nothing.returncode == 255
