@@ -11,7 +11,7 @@ RUST_SOURCES := $(shell find crates proto -type f) Cargo.toml Cargo.lock
 ENGINE := $(VENV)/.engine
 TOOLS := $(VENV)/.tools
 
-.PHONY: own-target help install demo test test-rust test-python test-compat fuzz check format bench wheel clean
+.PHONY: own-target help install demo test test-rust test-python test-compat fuzz soak check format bench wheel clean
 
 help: ## List what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -73,8 +73,13 @@ format: install ## Put everything into shape
 	$(BIN)/ruff check --fix python tests tools benches fuzz
 	$(BIN)/ruff format python tests tools benches fuzz
 
-bench: install ## Measure speed, as ratios to a native gRPC echo
+soak: install ## Change versions of three models SOAK_SWAPS (200) times each, with everything going wrong that can
+	SERVABLE_SOAK_SWAPS=$(or $(SOAK_SWAPS),200) $(BIN)/pytest tests/e2e/test_never_lose.py --timeout=3600 -s
+
+bench: install ## Measure speed, as ratios to a native gRPC echo, and what clients feel while versions change
 	$(BIN)/python benches/run.py
+	$(BIN)/python benches/quiet.py
+	$(BIN)/python benches/many.py
 
 wheel: $(TOOLS) own-target ## Build the abi3 wheel into dist/
 	$(BIN)/maturin build --release --locked --out dist

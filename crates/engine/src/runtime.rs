@@ -128,6 +128,15 @@ fn load(
     Ok((CoreServable::new(name, version, description, signatures, Box::new(session)), makes_threads))
 }
 
+/// Closes a session and gives its memory back to the system, which for a large one takes a while: at low priority.
+fn close_quietly(servable: CoreServable) {
+    // Without a thread to do it with, what was to be done is dropped, and with it the session.
+    let _ = aside(true, move || {
+        drop(servable);
+        release_free_memory();
+    });
+}
+
 /// A thread that may not be slowed down loads at full speed: noisier, but right.
 fn lower_priority() {
     #[cfg(target_os = "linux")]
@@ -173,8 +182,7 @@ impl Servable {
                 match Arc::try_unwrap(servable) {
                     Ok(unused) => {
                         drop(handle);
-                        drop(unused); // closes the session, here and not on a thread that serves requests
-                        release_free_memory();
+                        close_quietly(unused);
                         return true;
                     }
                     Err(in_use) => handle.servable = Some(in_use),
