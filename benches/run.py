@@ -36,7 +36,7 @@ RESULTS = HERE / "results"
 ECHO_PORT, GRPC_PORT, REST_PORT = 19200, 19300, 19301
 SERVER_CORE, CLIENT_CORE = "0", "1"
 TICKS = os.sysconf("SC_CLK_TCK")
-READY_WITHIN_S = 60.0
+READY_WITHIN_S = 300.0
 
 GRPC_HEADERS = ["-H", "content-type: application/grpc", "-H", "te: trailers"]
 PREDICT = "/tensorflow.serving.PredictionService/Predict"

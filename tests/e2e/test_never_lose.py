@@ -261,7 +261,7 @@ class Swapper:
         shutil.rmtree(newest.with_name(f"{newest.name}.off"))
 
     def full_disk(self) -> None:
-        """There is no room for a copy of the next version, until there is again."""
+        """There is no room for a copy of the next version but in the place of older ones, until there is again."""
         assert self._cache is not None
         filler = self._cache.parent / "filler"
         with filler.open("wb") as file:
@@ -269,7 +269,9 @@ class Swapper:
             file.write(bytes(max(0, room.f_bavail * room.f_frsize - 4096)))
         version = self.put()
         failed = f"{{name: {self.life.name} version: {version}}} failed: RESOURCE_EXHAUSTED: "
-        self.wait(lambda states: failed in self._server.log, "the full disk is noticed")
+        self.wait(
+            lambda states: states.get(version) == "AVAILABLE" or failed in self._server.log, "the full disk is noticed"
+        )
         filler.unlink()
         self.arrive(version)
 
