@@ -98,7 +98,11 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
     )
     _start_thread("models", manager.run)
 
-    started = reloader.start(files.models, Origin.CONFIG_FILE if config.models.config_file else Origin.FLAGS)
+    started = reloader.start(
+        files.models,
+        Origin.CONFIG_FILE if config.models.config_file else Origin.FLAGS,
+        patient=not config.models.fail_without_versions,
+    )
     if config.models.scan and config.models.scan_period_s:
         mender = Mender(lambda: manager.failed, stores.stamp, manager.retry)
         looks = (source.scan, mender.look)

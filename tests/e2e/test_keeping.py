@@ -16,7 +16,7 @@ from tensorflow_serving.apis import classification_pb2, inference_pb2, regressio
 
 from tests.e2e.grpc_client import Grpc, code_of, details_of, predict_request
 from tests.e2e.rest_client import Rest
-from tests.e2e.server import MODELS, Model, serving
+from tests.e2e.server import MODELS, Model, ServerProcess, serving
 from tests.e2e.test_lifecycle import put, put_broken
 
 LAZY = "--lazy_loading"
@@ -232,3 +232,10 @@ def test_the_last_version_can_be_kept_whatever_happens_to_its_folder(tmp_path: P
         assert client.states("multi") == {"1": "AVAILABLE"}
         put(base, 2)
         server.wait_for(lambda: client.states("multi") == {"2": "AVAILABLE", "1": "END"}, "a new version takes over")
+
+
+def test_a_model_without_versions_can_end_the_server(tmp_path: Path) -> None:
+    flags = [f"--model_base_path={tmp_path}", "--model_name=m", "--fail_if_zero_versions_at_startup"]
+    with ServerProcess(flags, tmp_path / "log") as server:
+        assert server.exit_code() == 255
+        assert "{name: m} due to error: NOT_FOUND: no version was found under its base path" in server.log

@@ -96,8 +96,11 @@ class Reloader:
         """What is configured at the moment, and on whose behalf. Never waits."""
         return self._listed
 
-    def start(self, models: Sequence[ModelConfig], origin: Origin = Origin.FLAGS) -> Started:
-        """Configure the first list and what was changed before; does not wait for models to become available."""
+    def start(self, models: Sequence[ModelConfig], origin: Origin = Origin.FLAGS, *, patient: bool = True) -> Started:
+        """Configure the first list and what was changed before; does not wait for models to become available.
+
+        A model of the list without any version has failed, unless `patient`.
+        """
         with self._changing:
             base = rooted(models, self._root)
             overlay = self._state.read() if self._state else Overlay()
@@ -106,7 +109,7 @@ class Reloader:
             configured = [model.name for model in self._models if model.name not in overlay.models]
             self._confirmed = frozenset(configured)
             return Started(
-                self._manager.watch(configured, patient=True), self._manager.watch(overlay.models, patient=False)
+                self._manager.watch(configured, patient=patient), self._manager.watch(overlay.models, patient=False)
             )
 
     def is_news(self, models: Sequence[ModelConfig]) -> bool:
