@@ -145,9 +145,14 @@ def _manager(config: Config, files: Files, server: engine.Server, stores: Stores
 
     def prepare(name: str, aspired: Aspired) -> Prepared:
         platform = platforms.get(aspired.platform)
+        capacity = platform.capacity()  # first: whoever cannot run a version need not bring it
         brought = stores.bring(aspired.path)
-        loader = platform.loader(name, aspired.version, brought.folder)
-        return Prepared(loader, platform.memory(brought.size_bytes), platform.capacity(), brought.release)
+        try:
+            loader = platform.loader(name, aspired.version, brought.folder)
+            return Prepared(loader, platform.memory(brought.size_bytes), capacity, brought.release)
+        except BaseException:
+            brought.release()
+            raise
 
     def free() -> Mapping[str, int]:
         ram = available_ram(_read) if config.loading.check_available_memory else None

@@ -193,7 +193,7 @@ def test_a_model_can_let_its_old_version_go_first(tmp_path: Path) -> None:
         put(base, 2)
         server.wait_for(lambda: client.states("multi") == {1: "END", 2: "AVAILABLE"}, "the new version is there")
         unloaded = server.log.index("Done unloading servable version {name: multi version: 1}")
-        assert unloaded < server.log.index("Loading servable version {name: multi version: 2}")
+        assert unloaded < server.log.index("Approving load for servable version {name: multi version: 2}")
 
 
 def test_a_version_that_does_not_fit_is_refused_and_the_old_one_stays(tmp_path: Path) -> None:

@@ -122,12 +122,17 @@ impl Routes {
         let model = self.models.get(name);
         let version = match choice {
             Choice::Latest => {
-                let highest = model.and_then(|model| {
-                    model.versions.iter().rev().find_map(|(version, status)| status.awake(name, *version))
-                });
-                return highest.unwrap_or_else(|| {
-                    Err(Status::not_found(format!("Servable not found for request: Latest({name})")))
-                });
+                let known = model.into_iter().flat_map(|model| model.versions.iter().rev());
+                let mut refusal = None;
+                for outcome in known.filter_map(|(version, status)| status.awake(name, *version)) {
+                    match outcome {
+                        // One that could not be loaded: an older one that can answer does so.
+                        Err(status) if status.asleep.is_none() => refusal = refusal.or(Some(status)),
+                        outcome => return outcome,
+                    }
+                }
+                return Err(refusal
+                    .unwrap_or_else(|| Status::not_found(format!("Servable not found for request: Latest({name})"))));
             }
             Choice::Version(version) => *version,
             Choice::Label(_) if self.refuses_labels => {

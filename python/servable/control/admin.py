@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -122,7 +123,7 @@ class Admin:
             raise InvalidArgumentError(f"Expected timeout_ms to be 0 or more; got {timeout_ms}")
         resolution = self._reloader.add(model)
         if request.get("wait", True):
-            if not resolution.wait(timeout_ms / 1e3 or None):
+            if not resolution.wait(min(timeout_ms / 1e3, threading.TIMEOUT_MAX) or None):
                 raise ServableError(
                     f"Model {model.name} is configured, but did not become available within {timeout_ms} ms",
                     code="DEADLINE_EXCEEDED",

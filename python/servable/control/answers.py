@@ -57,7 +57,11 @@ def answer_calls(
             if not handler.may_wait:
                 call.reply(handler.answer(call.request))
             elif room.acquire(blocking=False):
-                threading.Thread(target=_answer, args=(call, handler, room), name="control", daemon=True).start()
+                try:
+                    threading.Thread(target=_answer, args=(call, handler, room), name="control", daemon=True).start()
+                except RuntimeError:  # there is no thread to be had
+                    room.release()
+                    raise
             else:
                 raise ServableError(
                     f"{MOST_WAITING} calls that change models are waiting; try again later", code="RESOURCE_EXHAUSTED"

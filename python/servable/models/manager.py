@@ -55,6 +55,9 @@ MAX_ENDED_VERSIONS = 100
 LEAST_STAY_S = 0.25
 """How long a lazy version stays at least: those who have waited for it need a moment to get to it."""
 
+LONGEST_INCOMPLETE_S = 60.0
+"""How long a reload waits for the files of a version that are not all there."""
+
 UNLOAD_SLICE_S = 0.1
 """How long an unload waits for requests before the next one in the queue has its turn."""
 
@@ -183,6 +186,9 @@ class _Version:
     prepared: Prepared | None = None
     servable: Servable | None = None
     available_at: float = 0.0
+    incomplete_since: float | None = None
+    missing: ServableError | None = None
+    """What its files lacked when they were looked at last."""
 
     @property
     def number(self) -> int:
@@ -310,6 +316,8 @@ class Manager:
         now = self._outside.clock()
         due = [v for versions in self._alarms.values() for v in versions if v.alarm is not None and v.alarm <= now]
         for version in due:
+            if self._models.get(version.name, {}).get(version.number) is not version:
+                continue  # another has taken its place
             version.alarm = None
             self._touch(version)
             if version.state is State.LOADING:
@@ -330,6 +338,7 @@ class Manager:
                 by_number = {goal.version: goal for goal in goals}
                 if self._goals.get(name) != by_number:
                     self._goals[name] = by_number
+                    self._touched.add(name)
                     self._reconcile(name)
 
     def _configure(self, models: Sequence[ModelConfig]) -> None:
@@ -371,6 +380,7 @@ class Manager:
         self._said.clear()
         for name in self._goals:
             self._goals[name] = {}
+            self._touched.add(name)
             self._reconcile(name)
         self._closed = closed
 
@@ -378,7 +388,7 @@ class Manager:
 
     def _brought(self, version: _Version, stamp: str, prepared: Prepared) -> None:
         self._touch(version)
-        version.stamp, version.prepared = stamp, prepared
+        version.stamp, version.prepared, version.incomplete_since = stamp, prepared, None
         version.phase = _Phase.QUEUED
         self._queue.append(version)
 
@@ -386,10 +396,13 @@ class Manager:
         version.stamp = stamp
         if isinstance(error, IncompleteError) and version.aspired:
             self._touch(version)
-            if version.attempts == 1 and version.error is None:
+            now = self._outside.clock()
+            if version.incomplete_since is None:
                 log.info("%s is not complete yet: %s", version, error.message)
+                version.incomplete_since = now
             version.attempts -= 1  # it was none
-            version.alarm = self._outside.clock() + error.retry_after_s
+            version.error, version.missing = None, error
+            version.alarm = now + error.retry_after_s
         else:
             self._load_failed(version, error)
 
@@ -431,7 +444,8 @@ class Manager:
         else:
             version.end(error)
         for other in [other for versions in self._failed.values() for other in versions]:
-            if isinstance(other.error, InsufficientMemoryError) and not self._is_lazy(other):
+            is_current = other.aspired and self._models.get(other.name, {}).get(other.number) is other
+            if is_current and isinstance(other.error, InsufficientMemoryError) and not self._is_lazy(other):
                 log.info("There is more room now: %s is tried again", other)
                 self._renew(other)
 
@@ -439,13 +453,18 @@ class Manager:
 
     def _advance(self) -> None:
         """Compare what is with what should be, take every step that is possible, and tell everybody."""
-        for name in self._touched & self._goals.keys():
-            self._reconcile(name)
-            _forget_versions(self._models[name])
-            self._act(name, self._models[name])
-        self._admit_queued()
-        self._forget_models()
-        touched, self._touched = self._touched, set()
+        touched: set[str] = set()
+        is_first = True  # what waits for memory is looked at in any case: time may have made room
+        while self._touched or is_first:
+            names, self._touched, is_first = self._touched, set(), False
+            for name in names & self._goals.keys():
+                self._reconcile(name)
+                _forget_versions(self._models[name])
+                self._act(name, self._models[name])
+            self._drop_queued()
+            self._admit_queued()
+            touched |= names
+        touched |= self._forget_models(touched)
         self._publish_changes(touched)
         # After publishing: LOADING is told before a load begins, and nobody reaches a version that is being unloaded.
         jobs, self._jobs = self._jobs, []
@@ -456,34 +475,38 @@ class Manager:
     def _reconcile(self, name: str) -> None:
         """Take on the versions that are newly aspired, and let go of those that are not any more."""
         versions, goals = self._models.setdefault(name, {}), self._goals[name]
-        self._touched.add(name)
         for number in versions.keys() - goals.keys():
             version = versions[number]
             version.aspired = False
             if version.state is State.START:
                 del versions[number]
             elif version.alarm is not None:
-                version.end(version.error)
+                version.end(version.error or CancelledError("Loading of servable cancelled"))
         for number, goal in goals.items():
             known = versions.get(number)
-            if known is None or (known.state is State.END and not (known.aspired and known.goal == goal)):
+            if known is None:
                 versions[number] = _Version(name, goal)
             elif known.state is State.START:
                 known.goal = goal
-            elif known.state is State.LOADING and known.alarm is not None and known.goal != goal:
+            elif known.goal == goal and known.aspired:
+                continue
+            elif known.state is State.END or (known.state is State.LOADING and known.alarm is not None):
+                known.aspired, known.alarm = False, None  # nobody knows it any more
                 versions[number] = _Version(name, goal)
             elif known.state in (State.LOADING, State.AVAILABLE):
                 known.aspired = True
 
-    def _forget_models(self) -> None:
-        for name in self._touched & self._models.keys():
+    def _forget_models(self, touched: Iterable[str]) -> set[str]:
+        """Forget those that ended first, if there are too many. Their names."""
+        for name in self._models.keys() & touched:
             self._gone.pop(name, None)
             if not self._goals[name] and all(v.state is State.END for v in self._models[name].values()):
                 self._gone[name] = None
-        for name in list(self._gone)[:-MAX_ENDED_MODELS]:
+        forgotten = list(self._gone)[:-MAX_ENDED_MODELS]
+        for name in forgotten:
             del self._gone[name], self._models[name], self._goals[name]
             self._said.pop(name, None)
-            self._touched.add(name)
+        return set(forgotten)
 
     def _act(self, name: str, versions: Mapping[int, _Version]) -> None:
         """Take the steps that the policy asks for."""
@@ -500,7 +523,8 @@ class Manager:
 
     def _snapshot(self, version: _Version) -> VersionSnapshot:
         asked_for = version.asked_for or not self._is_lazy(version)
-        return VersionSnapshot(version.number, version.state, version.aspired, asked_for)
+        is_prepared = version.state is State.LOADING and version.phase is not _Phase.PREPARING
+        return VersionSnapshot(version.number, version.state, version.aspired, asked_for, is_prepared)
 
     def _is_lazy(self, version: _Version) -> bool:
         return self._keeping.get(version.name, self._usual).lazy
@@ -537,27 +561,40 @@ class Manager:
         else:
             version.end(CancelledError("Loading of servable cancelled"))
 
+    def _drop_queued(self) -> None:
+        """What is not wanted any more does not wait for memory any more."""
+        for version in [version for version in self._queue if not version.aspired]:
+            self._queue.remove(version)
+            version.end(CancelledError("Loading of servable cancelled"))
+            self._touch(version)
+
     def _admit_queued(self) -> None:
-        """Begin to load what there is room for. What waits for memory is not overtaken, or it might wait for ever."""
-        while self._queue:
-            version = self._queue[0]
-            if not version.aspired:
-                self._queue.pop(0)
-                version.end(CancelledError("Loading of servable cancelled"))
+        """Begin to load what there is room for. What waits for memory is not overtaken by others that need some."""
+        is_waiting = False
+        for version in list(self._queue):
+            if self._waits_for_others(version) or (is_waiting and any(version.memory.values())):
                 continue
             decision, reason = self._admission(version)
-            if decision is Admission.EVICT:
+            while decision is Admission.EVICT:
                 self._evict_one()
-                continue
+                decision, reason = self._admission(version)
             if decision is Admission.WAIT:
-                return
-            self._queue.pop(0)
+                is_waiting = True
+                continue
+            self._queue.remove(version)
             if decision is Admission.ADMIT:
                 log.info("Approving load for servable version %s", version)
                 self._load(version)
             else:
                 message = f"Insufficient resources to load servable {version}: {reason}{self._hint(version)}"
                 self._load_failed(version, InsufficientMemoryError(message))
+
+    def _waits_for_others(self, version: _Version) -> bool:
+        """Whether versions of its model have to go first that are not wanted any more."""
+        if self._keeping.get(version.name, self._usual).transition is not Transition.RESOURCE_PRESERVING:
+            return False
+        others = [other for other in self._models[version.name].values() if not other.aspired]
+        return any(other.state in (State.LOADING, State.AVAILABLE, State.UNLOADING) for other in others)
 
     def _admission(self, version: _Version) -> tuple[Admission, str]:
         if not any(version.memory.values()):
@@ -726,10 +763,17 @@ class Manager:
         wanted = [version for version in self._models.get(name, {}).values() if version.aspired]
         if any(version.state is State.AVAILABLE or not self._snapshot(version).asked_for for version in wanted):
             return "available"
-        if not wanted or any(version.state is not State.END for version in wanted):
+        if not wanted or any(version.state is not State.END and not self._is_stuck(version) for version in wanted):
             return None
         newest = max(wanted, key=lambda version: version.number)
-        return Failure(name, newest.number, newest.error or InternalError("ended without an error"))
+        if newest.state is not State.END and patient:
+            return None
+        return Failure(name, newest.number, newest.error or newest.missing or InternalError("ended without an error"))
+
+    def _is_stuck(self, version: _Version) -> bool:
+        """Whether its files have been incomplete for so long that nobody but a start should wait for them."""
+        since = version.incomplete_since
+        return since is not None and self._outside.clock() - since > LONGEST_INCOMPLETE_S
 
 
 def _route(version: _Version, on_demand: bool) -> VersionRoute:
@@ -741,7 +785,7 @@ def _route(version: _Version, on_demand: bool) -> VersionRoute:
         error_code=version.error.code if is_failed and version.error else "OK",
         error_message=version.error.message if is_failed and version.error else "",
         servable=version.servable if is_there else None,
-        on_demand=on_demand and version.aspired and not is_there,
+        on_demand=on_demand and version.aspired,
     )
 
 

@@ -29,14 +29,19 @@ class Memory:
     """What is free at this moment, by kind, as far as that can be known."""
 
     def shortage(
-        self, need: Mapping[str, int], *, used: Mapping[str, int], coming: Mapping[str, int], leaving: Mapping[str, int]
+        self,
+        need: Mapping[str, int],
+        free: Mapping[str, int],
+        *,
+        used: Mapping[str, int],
+        coming: Mapping[str, int],
+        leaving: Mapping[str, int],
     ) -> str:
-        """Why `need` does not fit, empty if it does.
+        """Why `need` does not fit, empty if it does. `free` is what was free a moment ago.
 
         `used` are the estimates of all that is loaded, being loaded (`coming`) or being unloaded; what is `leaving` is
         taken to have gone.
         """
-        free = self.free() if any(need.values()) else {}
         for kind, wanted in need.items():
             limit = self.limits.get(kind)
             taken = used.get(kind, 0) - leaving.get(kind, 0)
@@ -74,10 +79,10 @@ def admission(
     `staying`, `coming` (being loaded), `leaving` (being unloaded), `evictable` and `fresh` (evictable in a moment) are
     the estimates of all others.
     """
-    used = total([*staying, *coming, *leaving, *evictable, *fresh])
+    used, free = total([*staying, *coming, *leaving, *evictable, *fresh]), memory.free()
 
     def shortage(gone: Sequence[Mapping[str, int]]) -> str:
-        return memory.shortage(need, used=used, coming=total(coming), leaving=total(gone))
+        return memory.shortage(need, free, used=used, coming=total(coming), leaving=total(gone))
 
     reason = shortage([])
     if not reason:
@@ -86,9 +91,8 @@ def admission(
         return Admission.WAIT, reason
     if evictable and not shortage([*leaving, *evictable]):
         return Admission.EVICT, reason
-    if coming or leaving or (fresh and not shortage([*leaving, *evictable, *fresh])):
-        return Admission.WAIT, reason  # what is being loaded may fail
-    return Admission.REFUSE, reason
+    # What is being loaded may fail, and give back what it has.
+    return (Admission.REFUSE if shortage([*coming, *leaving, *evictable, *fresh]) else Admission.WAIT), reason
 
 
 def available_ram(read: Callable[[str], str]) -> int | None:

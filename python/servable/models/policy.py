@@ -20,6 +20,8 @@ class VersionSnapshot:
     aspired: bool
     asked_for: bool = True
     """False: it is to be loaded with its first request, and there was none."""
+    is_prepared: bool = False
+    """Being loaded, and its files are here."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,15 @@ def _load_first(versions: Sequence[VersionSnapshot]) -> Action | None:
 
 
 def _unload_first(versions: Sequence[VersionSnapshot]) -> Action | None:
-    """Nothing is loaded before all that is no longer wanted has gone."""
+    """What is no longer wanted goes as soon as the files of a wanted version are here.
+
+    The manager does not load those before all that is not wanted has gone.
+    """
     surplus = _surplus(versions)
-    if surplus:
+    wanted = [v for v in versions if v.aspired]
+    if surplus and (not wanted or any(v.state is State.AVAILABLE or v.is_prepared for v in wanted)):
         return Unload(min(surplus))
-    if any(v.state in (State.LOADING, State.UNLOADING) for v in versions if not v.aspired):
-        return None
-    return _load(versions, unasked=False)
+    return _load(versions, unasked=bool(surplus))
 
 
 def _surplus(versions: Sequence[VersionSnapshot]) -> list[int]:

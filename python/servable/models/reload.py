@@ -28,7 +28,7 @@ from servable.models.manager import Failure, Manager, Resolution
 from servable.models.overlay import Origin, Overlay
 from servable.models.source import FileSystemSource
 from servable.models.state_file import StateFile
-from servable.types import State
+from servable.types import State, VersionRoute
 
 __all__ = ["Listed", "Reloader", "Started", "answer_reload", "unavailable", "watch_config_file"]
 
@@ -116,8 +116,10 @@ class Reloader:
         """Whether this list is another one than the base."""
         return rooted(models, self._root) != self._base
 
-    def reload(self, models: Sequence[ModelConfig] | None, origin: Origin = Origin.CONFIG_FILE) -> None:
-        """Replace the base, and wait until every model that is new to it has become available.
+    def reload(
+        self, models: Sequence[ModelConfig] | None, origin: Origin = Origin.CONFIG_FILE, *, wait: bool = True
+    ) -> None:
+        """Replace the base, and `wait` until every model that is new to it has become available.
 
         A list that is refused changes nothing. If a new model does not become available the list holds nevertheless;
         reloading it again waits, and fails, again.
@@ -134,6 +136,8 @@ class Reloader:
             unknown = {model.name for model in self._models} - self._confirmed - overlay.models.keys()
             new = [model.name for model in base if model.name in unknown]
             resolution = self._manager.watch(new, patient=False)
+        if not wait:
+            return
         resolution.wait()
         self._confirm(new, resolution)
         if resolution.failures:
@@ -197,7 +201,7 @@ class Reloader:
             labelled,
             before=self._models,
             available={
-                name: [version.version for version in routes.versions if version.state == State.AVAILABLE.name]
+                name: [version.version for version in routes.versions if _is_available(version)]
                 for name, routes in self._manager.routes.items()
             },
             rule=self._label_rule,
@@ -226,6 +230,11 @@ class Reloader:
         for model in models:
             if model.logging is not None and model.name not in before:
                 log.warning("Model %s has a logging_config: this version of servable does not log requests", model.name)
+
+
+def _is_available(version: VersionRoute) -> bool:
+    """Whether requests are answered by this version, if need be after it was loaded for them."""
+    return version.state == State.AVAILABLE.name or (version.on_demand and version.error_code == "OK")
 
 
 def unavailable(what: str, failures: Sequence[Failure]) -> ServableError:
@@ -277,7 +286,8 @@ def watch_config_file(
             models = read()
             # An empty file is the list without models.
             if reloader.is_news(models or ()) or complaint:
-                reloader.reload(models)
+                # Without waiting: the next version of the file may be there to correct this one.
+                reloader.reload(models, wait=False)
         except MalformedFileError as error:
             failed = f"Failed to read ModelServerConfig file: {error.message}: {error.detail}"
         except ServableError as error:

@@ -112,7 +112,8 @@ class TensorFlowPlatform:
             if self._capacity is None:
                 devices = runtime.devices(self._settings.session.config)
                 gpus = [memory for kind, memory in devices if kind == "GPU"]
-                self._capacity = {"gpu": sum(gpus)} if gpus else {}
+                # TensorFlow places a graph on the first one unless it says otherwise.
+                self._capacity = {"gpu": gpus[0]} if gpus else {}
             return self._capacity
 
     def load(self, name: str, version: int, path: str) -> Servable:

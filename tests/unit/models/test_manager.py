@@ -9,6 +9,7 @@ from servable.errors import FailedPreconditionError, IncompleteError, NotFoundEr
 from servable.models.loader import Loader, Prepared
 from servable.models.manager import (
     LEAST_STAY_S,
+    LONGEST_INCOMPLETE_S,
     MAX_ENDED_MODELS,
     MAX_ENDED_VERSIONS,
     Keeping,
@@ -107,7 +108,9 @@ class World:
 
     def waited_for(self, name: str = "m") -> set[int]:
         """The versions that a request would wait for."""
-        return {version.version for version in self.routes[name].versions if version.on_demand}
+        return {
+            version.version for version in self.routes[name].versions if version.on_demand and version.servable is None
+        }
 
     def error(self, version: int, name: str = "m") -> tuple[str, str]:
         (found,) = [known for known in self.routes[name].versions if known.version == version]
@@ -501,7 +504,7 @@ def test_a_model_can_be_unloaded_before_it_is_loaded_again(world: World) -> None
     world.aspire(2)
     world.work()
     assert world.events == [
-        *("m/1 UNLOADING", "m/2 START", "unload m/1", "release /m/1"),
+        *("m/1 AVAILABLE*", "m/2 LOADING", "m/1 UNLOADING", "m/2 LOADING", "unload m/1", "release /m/1"),
         *("m/1 END", "m/2 LOADING", "load m/2", "m/1 END", "m/2 AVAILABLE*"),
     ]
 
@@ -712,3 +715,66 @@ class TestLazy:
         world.aspire(2)
         world.work()
         assert world.states() == {2: "START"}
+
+
+class TestOddTimes:
+    def test_a_version_that_waits_for_memory_gives_way_to_the_next(self) -> None:
+        world = World(limit=100, usual=Keeping(transition=Transition.RESOURCE_PRESERVING))
+        world.sizes = {"/a/1": 60, "/b/1": 60, "/c/1": 60, "/c/2": 10}
+        for name in "abc":
+            world.aspire(1, name=name, path=f"/{name}")
+        world.fetch()
+        world.aspire(2, name="c", path="/c")
+        world.work()
+        assert world.states("c") == {1: "END", 2: "AVAILABLE"}
+        assert world.error(1, "c")[0] == "CANCELLED"
+
+    def test_a_version_that_was_replaced_does_not_come_back(self) -> None:
+        world = World(retries=5)
+        world.incomplete.add("/old/1")
+        world.aspire(1, path="/old")
+        world.work()
+        world.clock.now += 10
+        world.manager.aspire({"m": [Aspired(1, "/new/1")]})
+        world.incomplete.clear()
+        world.manager.process()
+        world.pass_time(100)
+        world.work()
+        assert world.events.count("load m/1") == 1
+        assert world.states() == {1: "AVAILABLE"}
+
+    def test_nobody_but_a_start_waits_for_files_that_do_not_come(self) -> None:
+        world = World()
+        world.incomplete.add("/m/1")
+        world.aspire(1)
+        start, reload = world.watch("m"), world.manager.watch(["m"], patient=False)
+        for _ in range(int(LONGEST_INCOMPLETE_S * 2) + 2):
+            world.work()
+            world.pass_time(0.5)
+        world.work()
+        assert reload.wait(0)
+        assert "UNAVAILABLE: half of it" in str(reload.failures[0])
+        assert not start.wait(0)
+
+    def test_the_old_version_stays_until_the_files_of_the_new_one_are_here(self) -> None:
+        world = World(usual=Keeping(transition=Transition.RESOURCE_PRESERVING))
+        world.aspire(1)
+        world.work()
+        world.incomplete.add("/m/2")
+        world.aspire(2)
+        world.work()
+        assert world.states() == {1: "AVAILABLE", 2: "LOADING"}
+        world.incomplete.clear()
+        world.pass_time(0.5)
+        world.work()
+        assert world.states() == {1: "END", 2: "AVAILABLE"}
+
+    def test_a_load_that_fits_in_no_case_holds_up_nobody(self) -> None:
+        world = World(limit=100)
+        world.sizes = {"/a/1": 60, "/b/1": 200, "/c/1": 30}
+        for name in "abc":
+            world.aspire(1, name=name, path=f"/{name}")
+        world.fetch()
+        assert world.states("b") == {1: "END"}
+        world.work()
+        assert world.states("c") == {1: "AVAILABLE"}

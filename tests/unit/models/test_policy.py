@@ -46,13 +46,12 @@ def test_next_action(aspired: dict[int, State], others: dict[int, State], action
         ({1: NEW}, {}, Load(1)),
         ({1: NEW, 2: NEW}, {}, Load(2)),
         ({1: READY}, {}, None),
-        ({2: NEW}, {1: READY}, Unload(1)),
-        ({2: NEW}, {1: UNLOADING}, None),
-        ({2: NEW}, {1: LOADING}, None),
+        ({2: NEW}, {1: READY}, Load(2)),
+        ({2: LOADING}, {1: READY}, None),
+        ({2: END}, {1: READY}, None),
+        ({2: NEW}, {1: UNLOADING}, Load(2)),
         ({2: NEW}, {1: END}, Load(2)),
         ({2: READY}, {1: READY}, Unload(1)),
-        ({3: NEW}, {1: READY, 2: READY}, Unload(1)),
-        ({3: NEW}, {1: UNLOADING, 2: READY}, Unload(2)),
         ({43: READY, 44: NEW}, {42: READY}, Unload(42)),
         ({}, {1: READY}, Unload(1)),
     ],
@@ -64,6 +63,13 @@ def test_next_action_that_preserves_resources(
     snapshots += [VersionSnapshot(version, state, False) for version, state in others.items()]
     assert next_action(snapshots, Transition.RESOURCE_PRESERVING) == action
     assert next_action(snapshots[::-1], Transition.RESOURCE_PRESERVING) == action
+
+
+def test_resources_are_given_back_when_the_new_files_are_here() -> None:
+    old = VersionSnapshot(1, READY, False)
+    for is_prepared, action in ((False, None), (True, Unload(1))):
+        new = VersionSnapshot(2, LOADING, True, is_prepared=is_prepared)
+        assert next_action([old, new], Transition.RESOURCE_PRESERVING) == action
 
 
 @pytest.mark.parametrize(
