@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from quiet import link
-from run import GRPC_PORT, MODELS, REST_PORT, RESULTS, cpu_seconds, is_open, resident, running
+from run import GRPC_PORT, MODELS, REST_PORT, cpu_seconds, is_open, keep, resident, running
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,10 +108,7 @@ def report(outcomes: Sequence[Outcome]) -> None:
             f"| {each:,.0f} kB | {outcome.idle_cores * 100:.2f} % | {outcome.first_answer_ms:.1f} ms |"
         )
     table = "\n".join(lines)
-    print(table)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "many.md").write_text(table + "\n")
-    (RESULTS / "many.json").write_text(json.dumps([dataclasses.asdict(outcome) for outcome in outcomes], indent=1))
+    keep("many", table, [dataclasses.asdict(outcome) for outcome in outcomes])
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from run import GRPC_HEADERS, GRPC_PORT, MODELS, PREDICT, REST_PORT, RESULTS, framed, is_open, resident, running
+from run import GRPC_HEADERS, GRPC_PORT, MODELS, PREDICT, REST_PORT, framed, is_open, keep, resident, running
 from servable import engine
 
 VARIABLE_MB = 16
@@ -284,10 +284,7 @@ def report(outcomes: Sequence[Outcome], rate: int) -> None:
             f"| {(last / first - 1) * 100:+.1f} % |"
         )
     table = "\n".join(lines)
-    print(table)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "quiet.md").write_text(table + "\n")
-    (RESULTS / "quiet.json").write_text(json.dumps([dataclasses.asdict(outcome) for outcome in outcomes], indent=1))
+    keep("quiet", table, [dataclasses.asdict(outcome) for outcome in outcomes])
 
 
 if __name__ == "__main__":

@@ -305,19 +305,23 @@ def report(loads: list[Load], seen: dict[str, list[Round]], starts: list[float],
         f"Resident after the load: {resident_mb:.0f} MB.",
     ]
     table = "\n".join(lines)
+    keep(
+        "bench",
+        table,
+        {
+            "loads": {name: [dataclasses.asdict(one) for one in rounds] for name, rounds in seen.items()},
+            "start_s": starts,
+            "resident_mb": resident_mb,
+        },
+    )
+
+
+def keep(name: str, table: str, figures: object) -> None:
+    """Print a table, and keep it and what it was made of."""
     print(table)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "bench.md").write_text(table + "\n")
-    (RESULTS / "bench.json").write_text(
-        json.dumps(
-            {
-                "loads": {name: [dataclasses.asdict(one) for one in rounds] for name, rounds in seen.items()},
-                "start_s": starts,
-                "resident_mb": resident_mb,
-            },
-            indent=1,
-        )
-    )
+    (RESULTS / f"{name}.md").write_text(table + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

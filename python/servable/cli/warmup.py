@@ -7,14 +7,14 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from servable.cli.admin_client import AdminClient
-from servable.cli.arguments import SERVER
+from servable.cli.arguments import FAILED, Parser
 from servable.cli.columns import aligned
 from servable.cli.show import shape_text, version_folder
 from servable.config.server_config import batch_sizes
-from servable.errors import InvalidArgumentError, NotFoundError, ServableError, reading
+from servable.errors import FlagError, InvalidArgumentError, NotFoundError, ServableError, reading
 from servable.types import SessionSpec, WarmupOptions
 from servable.warmup.file import MOST_RECORDS, warmup_file, write_file
 from servable.warmup.recording import DEFAULT_COUNT, DEFAULT_SECONDS
@@ -39,22 +39,7 @@ usage: servable warmup show <file, or folder of a model or of one of its version
            the model, which takes TensorFlow, unless --unchecked says not to
   record   write the next requests that a running server answers; --server is its admin port"""
 
-FAILED = 255
 FILE_NAME = "tf_serving_warmup_requests"
-
-
-class _UsageError(Exception):
-    """A command line that makes no sense."""
-
-
-class _Parser(argparse.ArgumentParser):
-    """One that leaves it to us to print and to exit."""
-
-    def __init__(self) -> None:
-        super().__init__(add_help=False, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        raise _UsageError(message)
 
 
 def warmup(arguments: Sequence[str]) -> int:
@@ -71,8 +56,8 @@ def warmup(arguments: Sequence[str]) -> int:
 
     try:
         commands[name](rest)
-    except _UsageError as error:
-        print(f"servable warmup {name}: {error}\n{USAGE}", file=sys.stderr)
+    except FlagError as error:
+        print(f"servable warmup {name}: {error.message.strip()}\n{USAGE}", file=sys.stderr)
         return FAILED
     except (ServableError, EngineError) as error:
         print(f"{error.code}: {error.message}", file=sys.stderr)
@@ -81,7 +66,7 @@ def warmup(arguments: Sequence[str]) -> int:
 
 
 def _show(arguments: Sequence[str]) -> None:
-    parser = _Parser()
+    parser = Parser(add_help=False, usage=argparse.SUPPRESS)
     parser.add_argument("path")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
@@ -114,7 +99,7 @@ def _as_text(described: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _make(arguments: Sequence[str]) -> None:
-    parser = _Parser()
+    parser = Parser(add_help=False, usage=argparse.SUPPRESS)
     parser.add_argument("folder")
     parser.add_argument("--from", dest="bodies")
     parser.add_argument("--signature", default="")
@@ -211,8 +196,8 @@ def _tried(servable: Servable, requests: Sequence[tuple[str, bytes]], *, may_fai
 
 
 def _record(arguments: Sequence[str]) -> None:
-    parser = _Parser()
-    parser.add_argument("--server", default=os.environ.get("SERVABLE_ADMIN") or SERVER)
+    parser = Parser(add_help=False, usage=argparse.SUPPRESS)
+    parser.add_server()
     parser.add_argument("--model", required=True)
     parser.add_argument("--count", type=int, default=DEFAULT_COUNT)
     parser.add_argument("--seconds", type=float, default=DEFAULT_SECONDS)

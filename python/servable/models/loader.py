@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from servable.storage.base import nothing
+
 if TYPE_CHECKING:
     from servable.engine import Servable
 
@@ -23,10 +25,6 @@ class Loader(Protocol):
         """Wait until the version is loaded. `ServableError` if it cannot be; the manager may try again later."""
 
 
-def _nothing() -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class Prepared:
     """A version that is all there and can be loaded."""
@@ -36,5 +34,5 @@ class Prepared:
     """Bytes that it is going to take, by kind of memory: `ram`, `gpu`."""
     capacity: Mapping[str, int] = field(default_factory=dict)
     """Bytes that there are in all, as far as the platform knows."""
-    release: Callable[[], None] = _nothing
+    release: Callable[[], None] = nothing
     """Called once when its files are not needed any more: after it was unloaded, or could not be loaded."""

@@ -17,7 +17,6 @@ it was not, when it comes from another path, or, if it had failed, when its file
 from __future__ import annotations
 
 import contextlib
-import enum
 import logging
 import queue
 import threading
@@ -39,13 +38,15 @@ from servable.models.loader import Prepared
 from servable.models.memory import Admission, Memory, admission
 from servable.models.policy import Load, VersionSnapshot, next_action
 from servable.models.pool import Job, Pool
+from servable.models.resolution import Failure, Resolution
 from servable.models.source import Aspired
-from servable.types import ModelRoutes, State, VersionRoute
+from servable.models.version import Phase, Version
+from servable.types import ModelRoutes, State
 
 if TYPE_CHECKING:
     from servable.engine import Servable
 
-__all__ = ["Failed", "Failure", "Keeping", "Manager", "Outside", "Pools", "Resolution", "Retries"]
+__all__ = ["Failed", "Keeping", "Manager", "Outside", "Pools", "Retries"]
 
 log = logging.getLogger(__name__)
 
@@ -124,94 +125,6 @@ class Failed:
     stamp: str
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A model that did not become available, and why."""
-
-    name: str
-    version: int | None
-    """`None` if there is no version at all."""
-    error: ServableError
-
-    def __str__(self) -> str:
-        version = "" if self.version is None else f" version: {self.version}"
-        return f"{{{{name: {self.name}{version}}} due to error: {self.error.status}}}"
-
-
-class Resolution:
-    """Whether models have become available: one answer, some time. Waited for on any thread."""
-
-    def __init__(self, names: Iterable[str], *, patient: bool) -> None:
-        self.names = tuple(names)
-        self.patient = patient
-        self.failures: tuple[Failure, ...] = ()
-        """What did not become available, once resolved."""
-        self.open: dict[str, Failure | None] = dict.fromkeys(self.names)
-        """For the manager: those that are not available yet, or have failed so far."""
-        self._resolved = threading.Event()
-
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """True once every model has a version that is AVAILABLE, or none left that may become so."""
-        return self._resolved.wait(timeout_s)
-
-    def resolve(self, failures: Iterable[Failure]) -> None:
-        self.failures = tuple(failures)
-        self._resolved.set()
-
-
-class _Phase(enum.Enum):
-    """How far a version is that is LOADING."""
-
-    PREPARING = "its files are brought, or it waits for the next attempt"
-    QUEUED = "it waits for memory"
-    LOADING = "it is being loaded"
-
-
-@dataclass
-class _Version:
-    """What the manager knows of one version."""
-
-    name: str
-    goal: Aspired
-    state: State = State.START
-    phase: _Phase = _Phase.PREPARING
-    aspired: bool = True
-    asked_for: bool = False
-    evicted: bool = False
-    attempts: int = 0
-    alarm: float | None = None
-    """When something is to happen: the next attempt, or the end of a failed lazy version's rest."""
-    stamp: str = ""
-    error: ServableError | None = None
-    prepared: Prepared | None = None
-    servable: Servable | None = None
-    available_at: float = 0.0
-    incomplete_since: float | None = None
-    missing: ServableError | None = None
-    """What its files lacked when they were looked at last."""
-
-    @property
-    def number(self) -> int:
-        return self.goal.version
-
-    @property
-    def memory(self) -> Mapping[str, int]:
-        return self.prepared.memory if self.prepared else {}
-
-    def let_go(self) -> None:
-        """Give back what it holds."""
-        prepared, self.prepared, self.servable = self.prepared, None, None
-        if prepared is not None:
-            prepared.release()
-
-    def end(self, error: ServableError | None) -> None:
-        self.let_go()
-        self.state, self.error, self.alarm = State.END, error, None
-
-    def __str__(self) -> str:
-        return f"{{name: {self.name} version: {self.number}}}"
-
-
 class Manager:
     """Runs on one thread of its own (`run`); other threads leave messages with it and read what was published last."""
 
@@ -234,15 +147,15 @@ class Manager:
         """What was aspired last, as it was said."""
         self._goals: dict[str, Mapping[int, Aspired]] = {}
         self._keeping: dict[str, Keeping] = {}
-        self._models: dict[str, dict[int, _Version]] = {}
+        self._models: dict[str, dict[int, Version]] = {}
         self._touched: set[str] = set()
         """Models of which something has changed since the last step."""
-        self._alarms: dict[str, list[_Version]] = {}
-        self._queue: list[_Version] = []
+        self._alarms: dict[str, list[Version]] = {}
+        self._queue: list[Version] = []
         """Versions that wait for memory, in the order in which they came."""
         self._watched: list[Resolution] = []
         self._routes: dict[str, ModelRoutes] = {}
-        self._failed: dict[str, list[_Version]] = {}
+        self._failed: dict[str, list[Version]] = {}
         self._gone: dict[str, None] = {}
         """Models that have ended, those that ended first at the front."""
         self._jobs: list[tuple[Pool, Job]] = []
@@ -386,13 +299,13 @@ class Manager:
 
     # What the pools have to tell.
 
-    def _brought(self, version: _Version, stamp: str, prepared: Prepared) -> None:
+    def _brought(self, version: Version, stamp: str, prepared: Prepared) -> None:
         self._touch(version)
         version.stamp, version.prepared, version.incomplete_since = stamp, prepared, None
-        version.phase = _Phase.QUEUED
+        version.phase = Phase.QUEUED
         self._queue.append(version)
 
-    def _not_brought(self, version: _Version, stamp: str, error: ServableError) -> None:
+    def _not_brought(self, version: Version, stamp: str, error: ServableError) -> None:
         version.stamp = stamp
         if isinstance(error, IncompleteError) and version.aspired:
             self._touch(version)
@@ -406,7 +319,7 @@ class Manager:
         else:
             self._load_failed(version, error)
 
-    def _loaded(self, version: _Version, servable: Servable) -> None:
+    def _loaded(self, version: Version, servable: Servable) -> None:
         self._touch(version)
         version.servable = servable
         if version.aspired:
@@ -416,14 +329,14 @@ class Manager:
         else:
             self._unload(version, CancelledError("Loading of servable cancelled"))
 
-    def _load_failed(self, version: _Version, error: ServableError) -> None:
+    def _load_failed(self, version: Version, error: ServableError) -> None:
         log.warning("Loading servable: %s failed: %s", version, error.status)
         self._touch(version)
         is_full = isinstance(error, InsufficientMemoryError)
         is_last = version.attempts > self._retries.limit or error.code in PERMANENT or is_full
         if version.aspired and not is_last and not self._is_lazy(version):
             version.let_go()
-            version.phase = _Phase.PREPARING
+            version.phase = Phase.PREPARING
             version.error = error
             version.alarm = self._outside.clock() + self._retries.pause_s(version.attempts)
             return
@@ -435,7 +348,7 @@ class Manager:
             # Who asks meanwhile is told of the error; who asks later has it tried again.
             version.alarm = self._outside.clock() + self._retries.pause_s(version.attempts)
 
-    def _unloaded(self, version: _Version, error: ServableError | None) -> None:
+    def _unloaded(self, version: Version, error: ServableError | None) -> None:
         log.info("Done unloading servable version %s", version)
         self._touch(version)
         if version.evicted and version.aspired and error is None:
@@ -485,14 +398,14 @@ class Manager:
         for number, goal in goals.items():
             known = versions.get(number)
             if known is None:
-                versions[number] = _Version(name, goal)
+                versions[number] = Version(name, goal)
             elif known.state is State.START:
                 known.goal = goal
             elif known.goal == goal and known.aspired:
                 continue
             elif known.state is State.END or (known.state is State.LOADING and known.alarm is not None):
                 known.aspired, known.alarm = False, None  # nobody knows it any more
-                versions[number] = _Version(name, goal)
+                versions[number] = Version(name, goal)
             elif known.state in (State.LOADING, State.AVAILABLE):
                 known.aspired = True
 
@@ -508,7 +421,7 @@ class Manager:
             self._said.pop(name, None)
         return set(forgotten)
 
-    def _act(self, name: str, versions: Mapping[int, _Version]) -> None:
+    def _act(self, name: str, versions: Mapping[int, Version]) -> None:
         """Take the steps that the policy asks for."""
         transition = self._keeping.get(name, self._usual).transition
         while action := next_action([self._snapshot(version) for version in versions.values()], transition):
@@ -521,16 +434,16 @@ class Manager:
                 log.info("Quiescing servable version %s", version)
                 self._unload(version, None)
 
-    def _snapshot(self, version: _Version) -> VersionSnapshot:
+    def _snapshot(self, version: Version) -> VersionSnapshot:
         asked_for = version.asked_for or not self._is_lazy(version)
-        is_prepared = version.state is State.LOADING and version.phase is not _Phase.PREPARING
+        is_prepared = version.state is State.LOADING and version.phase is not Phase.PREPARING
         return VersionSnapshot(version.number, version.state, version.aspired, asked_for, is_prepared)
 
-    def _is_lazy(self, version: _Version) -> bool:
+    def _is_lazy(self, version: Version) -> bool:
         return self._keeping.get(version.name, self._usual).lazy
 
-    def _prepare(self, version: _Version) -> None:
-        version.phase = _Phase.PREPARING
+    def _prepare(self, version: Version) -> None:
+        version.phase = Phase.PREPARING
         version.attempts += 1
         outside = self._outside
 
@@ -550,7 +463,7 @@ class Manager:
 
         self._jobs.append((self._pools.fetches, job))
 
-    def _not_wanted(self, version: _Version) -> None:
+    def _not_wanted(self, version: Version) -> None:
         """Its turn came when it was not wanted; by now it may be."""
         self._touch(version)
         if version.aspired and version.prepared is None:
@@ -589,14 +502,14 @@ class Manager:
                 message = f"Insufficient resources to load servable {version}: {reason}{self._hint(version)}"
                 self._load_failed(version, InsufficientMemoryError(message))
 
-    def _waits_for_others(self, version: _Version) -> bool:
+    def _waits_for_others(self, version: Version) -> bool:
         """Whether versions of its model have to go first that are not wanted any more."""
         if self._keeping.get(version.name, self._usual).transition is not Transition.RESOURCE_PRESERVING:
             return False
         others = [other for other in self._models[version.name].values() if not other.aspired]
         return any(other.state in (State.LOADING, State.AVAILABLE, State.UNLOADING) for other in others)
 
-    def _admission(self, version: _Version) -> tuple[Admission, str]:
+    def _admission(self, version: Version) -> tuple[Admission, str]:
         if not any(version.memory.values()):
             return Admission.ADMIT, ""
         kinds = ("staying", "coming", "leaving", "evictable", "fresh")
@@ -609,7 +522,7 @@ class Manager:
             elif known.state is State.AVAILABLE:
                 is_fresh = self._stays_for(known) > 0
                 kind = ("fresh" if is_fresh else "evictable") if self._is_evictable(known) else "staying"
-            elif known.phase is _Phase.LOADING:
+            elif known.phase is Phase.LOADING:
                 kind = "coming"
             else:
                 continue  # waits for memory itself
@@ -618,7 +531,7 @@ class Manager:
         memory = replace(self._memory, limits={**capacity, **self._memory.limits})
         return admission(memory, version.memory, **others)
 
-    def _hint(self, version: _Version) -> str:
+    def _hint(self, version: Version) -> str:
         """What would make room, if that is easy to say."""
         keeping = self._keeping.get(version.name, self._usual)
         old = [v.number for v in self._models[version.name].values() if v.state is State.AVAILABLE and not v.aspired]
@@ -626,11 +539,11 @@ class Manager:
             return f". With the transition RESOURCE_PRESERVING, version {old[0]} would be unloaded first"
         return ""
 
-    def _is_evictable(self, version: _Version) -> bool:
+    def _is_evictable(self, version: Version) -> bool:
         keeping = self._keeping.get(version.name, self._usual)
         return keeping.lazy and not keeping.pinned and version.aspired and version.servable is not None
 
-    def _stays_for(self, version: _Version) -> float:
+    def _stays_for(self, version: Version) -> float:
         """Seconds for which an evictable version stays in any case."""
         return version.available_at + LEAST_STAY_S - self._outside.clock()
 
@@ -643,11 +556,11 @@ class Manager:
         version.evicted, version.asked_for = True, False
         self._unload(version, None)
 
-    def _all_versions(self) -> Iterable[_Version]:
+    def _all_versions(self) -> Iterable[Version]:
         return (version for versions in self._models.values() for version in versions.values())
 
-    def _load(self, version: _Version) -> None:
-        version.phase = _Phase.LOADING
+    def _load(self, version: Version) -> None:
+        version.phase = Phase.LOADING
         prepared = version.prepared
         if prepared is None:
             raise AssertionError(f"{version} is loaded before it is prepared: this is a bug")
@@ -666,7 +579,7 @@ class Manager:
 
         self._jobs.append((self._pools.loads, job))
 
-    def _unload(self, version: _Version, outcome: ServableError | None) -> None:
+    def _unload(self, version: Version, outcome: ServableError | None) -> None:
         """Let the version end with `outcome`, when no request uses it any more."""
         servable = version.servable
         version.state = State.UNLOADING
@@ -684,13 +597,13 @@ class Manager:
 
         self._jobs.append((self._pools.unloads, job))
 
-    def _renew(self, version: _Version) -> None:
+    def _renew(self, version: Version) -> None:
         """Let a version that has ended start anew."""
         if version.state is State.END:
-            self._models[version.name][version.number] = _Version(version.name, version.goal)
+            self._models[version.name][version.number] = Version(version.name, version.goal)
             self._touch(version)
 
-    def _touch(self, version: _Version) -> None:
+    def _touch(self, version: Version) -> None:
         self._touched.add(version.name)
 
     # Telling.
@@ -712,7 +625,7 @@ class Manager:
             self._outside.publish(table)
             self.routes = table
 
-    def _model_routes(self, name: str, versions: Mapping[int, _Version]) -> ModelRoutes | None:
+    def _model_routes(self, name: str, versions: Mapping[int, Version]) -> ModelRoutes | None:
         if not versions:
             return None
         keeping = self._keeping.get(name, self._usual)
@@ -720,11 +633,11 @@ class Manager:
         is_replaced = any(v.state is State.AVAILABLE and not v.aspired for v in versions.values())
         on_demand = keeping.lazy and not is_replaced
         return ModelRoutes(
-            versions=tuple(_route(versions[number], on_demand) for number in sorted(versions, reverse=True)),
+            versions=tuple(versions[number].route(on_demand=on_demand) for number in sorted(versions, reverse=True)),
             labels=keeping.labels,
         )
 
-    def _note(self, name: str, versions: Mapping[int, _Version]) -> None:
+    def _note(self, name: str, versions: Mapping[int, Version]) -> None:
         """Keep the lists of alarms and of failures."""
         alarms = [version for version in versions.values() if version.alarm is not None]
         _put(self._alarms, name, alarms)
@@ -770,32 +683,19 @@ class Manager:
             return None
         return Failure(name, newest.number, newest.error or newest.missing or InternalError("ended without an error"))
 
-    def _is_stuck(self, version: _Version) -> bool:
+    def _is_stuck(self, version: Version) -> bool:
         """Whether its files have been incomplete for so long that nobody but a start should wait for them."""
         since = version.incomplete_since
         return since is not None and self._outside.clock() - since > LONGEST_INCOMPLETE_S
 
 
-def _route(version: _Version, on_demand: bool) -> VersionRoute:
-    is_failed = version.state is State.END and version.error is not None
-    is_there = version.state is State.AVAILABLE
-    return VersionRoute(
-        version=version.number,
-        state=version.state.name,
-        error_code=version.error.code if is_failed and version.error else "OK",
-        error_message=version.error.message if is_failed and version.error else "",
-        servable=version.servable if is_there else None,
-        on_demand=on_demand and version.aspired,
-    )
-
-
-def _forget_versions(versions: dict[int, _Version]) -> None:
+def _forget_versions(versions: dict[int, Version]) -> None:
     ended = sorted(number for number, version in versions.items() if version.state is State.END and not version.aspired)
     for number in ended[:-MAX_ENDED_VERSIONS]:
         del versions[number]
 
 
-def _put(lists: dict[str, list[_Version]], name: str, versions: list[_Version]) -> bool:
+def _put(lists: dict[str, list[Version]], name: str, versions: list[Version]) -> bool:
     """Whether there was, or is, anything."""
     was_there = lists.pop(name, None) is not None
     if versions:

@@ -24,8 +24,9 @@ from servable.errors import (
     NotFoundError,
     ServableError,
 )
-from servable.models.manager import Failure, Manager, Resolution
+from servable.models.manager import Manager
 from servable.models.overlay import Origin, Overlay
+from servable.models.resolution import Failure, Resolution
 from servable.models.source import FileSystemSource
 from servable.models.state_file import StateFile
 from servable.types import State, VersionRoute

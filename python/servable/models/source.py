@@ -117,7 +117,7 @@ class FileSystemSource:
                 self._remark(model, [problem + (getattr(error, "strerror", None) or str(error))])
                 continue
             finding = self._findings.get(model.name)
-            if finding is None or finding.model is not model or not _is_same(finding.children, children):
+            if finding is None or finding.model is not model or finding.children != children:
                 finding = self._findings[model.name] = self._find(model, children)
             if finding.goals or not self._keep_last:
                 announcement[model.name] = finding.goals
@@ -167,8 +167,3 @@ def _remarks(model: ModelConfig, found: Sequence[VersionFolder], chosen: Sequenc
             if version not in by_number
         ]
     return remarks
-
-
-def _is_same(before: Sequence[str], now: Sequence[str]) -> bool:
-    """A store that gives the same tuple again says that nothing has changed: with many models, most of a scan."""
-    return before is now or before == now

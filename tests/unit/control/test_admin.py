@@ -11,9 +11,9 @@ import pytest
 from servable.config.model_config import ModelConfig, Specific
 from servable.control.calls import find_handler
 from servable.errors import NotFoundError, ServableError
-from servable.models.manager import Failure, Resolution
 from servable.models.overlay import Origin
 from servable.models.reload import Listed, Reloader
+from servable.models.resolution import Failure, Resolution
 from servable.types import ModelRoutes, VersionRoute
 
 from tests.unit.fakes import FakeCodec

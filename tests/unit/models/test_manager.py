@@ -16,10 +16,10 @@ from servable.models.manager import (
     Manager,
     Outside,
     Pools,
-    Resolution,
     Retries,
 )
 from servable.models.memory import Memory
+from servable.models.resolution import Resolution
 from servable.models.source import Aspired
 from servable.types import ModelRoutes
 

@@ -1,0 +1,83 @@
+"""What the manager knows of one version of a model. Only the manager's thread changes it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from servable.errors import ServableError
+from servable.models.loader import Prepared
+from servable.models.source import Aspired
+from servable.types import State, VersionRoute
+
+if TYPE_CHECKING:
+    from servable.engine import Servable
+
+__all__ = ["Phase", "Version"]
+
+
+class Phase(enum.Enum):
+    """How far a version is that is LOADING."""
+
+    PREPARING = "its files are brought, or it waits for the next attempt"
+    QUEUED = "it waits for memory"
+    LOADING = "it is being loaded"
+
+
+@dataclass
+class Version:
+    """What the manager knows of one version."""
+
+    name: str
+    goal: Aspired
+    state: State = State.START
+    phase: Phase = Phase.PREPARING
+    aspired: bool = True
+    asked_for: bool = False
+    evicted: bool = False
+    attempts: int = 0
+    alarm: float | None = None
+    """When something is to happen: the next attempt, or the end of a failed lazy version's rest."""
+    stamp: str = ""
+    error: ServableError | None = None
+    prepared: Prepared | None = None
+    servable: Servable | None = None
+    available_at: float = 0.0
+    incomplete_since: float | None = None
+    missing: ServableError | None = None
+    """What its files lacked when they were looked at last."""
+
+    @property
+    def number(self) -> int:
+        return self.goal.version
+
+    @property
+    def memory(self) -> Mapping[str, int]:
+        return self.prepared.memory if self.prepared else {}
+
+    def let_go(self) -> None:
+        """Give back what it holds."""
+        prepared, self.prepared, self.servable = self.prepared, None, None
+        if prepared is not None:
+            prepared.release()
+
+    def end(self, error: ServableError | None) -> None:
+        self.let_go()
+        self.state, self.error, self.alarm = State.END, error, None
+
+    def route(self, *, on_demand: bool) -> VersionRoute:
+        """How requests and status questions find it; `on_demand` if its model is one whose requests wait."""
+        error = self.error if self.state is State.END else None
+        return VersionRoute(
+            version=self.number,
+            state=self.state.name,
+            error_code=error.code if error else "OK",
+            error_message=error.message if error else "",
+            servable=self.servable if self.state is State.AVAILABLE else None,
+            on_demand=on_demand and self.aspired,
+        )
+
+    def __str__(self) -> str:
+        return f"{{name: {self.name} version: {self.number}}}"
