@@ -56,6 +56,44 @@ class SessionSpec:
 
 
 @dataclass(frozen=True)
+class BatchingSpec:
+    """How requests for a version are gathered into batches.
+
+    Sizes are in rows, which are counted along the first dimension of every input.
+    """
+
+    pool: str
+    """Versions that name the same pool share its threads."""
+    threads: int
+    """Batches that the pool runs at a time."""
+    max_batch_size: int = 1000
+    """Largest request and, unless large ones are split, largest batch."""
+    max_execution_batch_size: int = 1000
+    """Largest batch where large requests are split."""
+    batch_timeout_us: int = 0
+    """Longest wait of a request for others to join it."""
+    max_enqueued_batches: int = 10
+    """Batches that may wait, the one that still grows among them."""
+    allowed_batch_sizes: Sequence[int] = ()
+    """Sizes that batches are filled up to, ascending; of any size if there are none."""
+    pad_variable_length_inputs: bool = False
+    split_large_batches: bool = False
+    self_tuning: bool = False
+    """Size and wait are learned; `max_batch_size` is a bound and `batch_timeout_us` does not matter."""
+    latency_slo_ms: float | None = None
+    """What 99 of 100 requests should take at most. For batching that tunes itself."""
+    fallback: bool = False
+    """What cannot be batched is run on its own instead of being refused."""
+    padding_policy: str = "PAD_UP"
+    mixed_priority_policy: str = "LOW_PRIORITY_PADDING_WITH_MAX_BATCH_SIZE"
+    low_priority_max_batch_size: int = 0
+    """Largest request of low priority; 0 if priorities do not matter."""
+    low_priority_batch_timeout_us: int = 0
+    low_priority_max_enqueued_batches: int = 0
+    low_priority_allowed_batch_sizes: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
 class WarmupOptions:
     """What versions are asked before anybody can reach them."""
 
