@@ -735,6 +735,7 @@ def run_python(code: str) -> subprocess.Popen[str]:
 def test_control_c_is_handled_beside_a_running_server() -> None:
     code = (
         "import signal, threading\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "from servable.engine import Server\n"
         "from servable.types import ServerSpec\n"
         "server = Server(ServerSpec(rest_address='127.0.0.1:0'))\n"
