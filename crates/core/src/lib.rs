@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows a socket, a protobuf message or Python.
 
+pub mod batching;
 pub mod dtype;
 pub mod examples;
 pub mod limits;

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+use crate::batching::{Batching, Scheduler};
 use crate::predict::{Call, NamedRun};
 use crate::signature::{DEFAULT_SIGNATURE, Endpoint, Signature};
 use crate::status::{Code, Status};
@@ -30,18 +31,40 @@ pub trait Room: Send + Sync {
     fn hold(&self, bytes: usize) -> Result<(), Status>;
 }
 
-/// Who waits for a run, until when.
-pub struct Caller<G = Pending<()>> {
+/// How much it matters that a request is answered soon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Priority {
+    #[default]
+    High,
+    /// It can wait, and may be refused, if that helps others.
+    Low,
+}
+
+/// The threads that runs are done on.
+pub struct Threads {
+    pub runs: Handle,
+    pub batches: Scheduler,
+}
+
+/// By when, and how urgently, an answer is wanted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Terms {
     pub deadline: Option<Instant>,
+    pub priority: Priority,
+}
+
+/// Who waits for a run.
+pub struct Caller<G = Pending<()>> {
+    pub terms: Terms,
     /// Done when nobody waits any more. One whose future is dropped instead has gone as well.
     pub gone: G,
     pub room: Arc<dyn Room>,
 }
 
 impl Caller {
-    /// One that waits until the deadline, and does not go but by dropping the future that it waits for.
-    pub fn until(deadline: Option<Instant>, room: Arc<dyn Room>) -> Self {
-        Self { deadline, gone: pending(), room }
+    /// One that waits until its deadline, and does not go but by dropping the future that it waits for.
+    pub fn waiting(terms: Terms, room: Arc<dyn Room>) -> Self {
+        Self { terms, gone: pending(), room }
     }
 }
 
@@ -70,6 +93,22 @@ pub struct Description {
     pub json: String,
 }
 
+/// What a session is to run.
+pub(crate) struct RunOf<'a> {
+    /// The place of the signature that learns from it.
+    pub(crate) signature: usize,
+    /// Of the values of all feeds.
+    pub(crate) bytes: usize,
+    pub(crate) feeds: &'a [(Endpoint, Tensor)],
+    pub(crate) fetches: &'a [Endpoint],
+}
+
+impl<'a> From<&'a Call> for RunOf<'a> {
+    fn from(call: &'a Call) -> Self {
+        Self { signature: call.signature, bytes: call.input_bytes, feeds: &call.feeds, fetches: &call.fetches }
+    }
+}
+
 /// A version of a model, ready to run. Whoever holds an `Arc` of it keeps it loaded.
 pub struct Servable {
     name: String,
@@ -78,6 +117,7 @@ pub struct Servable {
     signatures: Vec<(Signature, Pace)>,
     by_name: HashMap<String, usize>,
     session: Box<dyn Session>,
+    batching: Option<Batching>,
     used: LastUse,
 }
 
@@ -97,7 +137,28 @@ impl Servable {
         }
         let used = LastUse::default();
         used.note(Instant::now());
-        Self { name, version, description, signatures: indexed, by_name, session, used }
+        Self { name, version, description, signatures: indexed, by_name, session, batching: None, used }
+    }
+
+    /// The same, with requests gathered into batches.
+    #[must_use]
+    pub fn batched(self, batching: Batching) -> Self {
+        Self { batching: Some(batching), ..self }
+    }
+
+    pub fn batching(&self) -> Option<&Batching> {
+        self.batching.as_ref()
+    }
+
+    /// From now on no request waits for others: the servable is going to be unloaded.
+    pub fn close(&self) {
+        if let Some(batching) = &self.batching {
+            batching.close();
+        }
+    }
+
+    pub fn signatures(&self) -> impl Iterator<Item = &Signature> {
+        self.signatures.iter().map(|(signature, _)| signature)
     }
 
     pub fn name(&self) -> &str {
@@ -128,7 +189,8 @@ impl Servable {
         &self.signatures[call.signature].0
     }
 
-    /// Runs a bound call: in this thread if the signature is known to be brief, otherwise on one of `threads`.
+    /// Runs a bound call: together with others if this servable gathers them; otherwise in this thread if the signature is
+    /// known to be brief, or on another one.
     ///
     /// A passed deadline is an error before the session sees the call. A call that nobody waits for any more, because
     /// its deadline has passed or its client has gone, is not begun.
@@ -136,18 +198,47 @@ impl Servable {
         self: Arc<Self>,
         mut call: Call,
         caller: Caller<impl Future<Output = ()>>,
-        threads: &Handle,
+        threads: &Threads,
     ) -> Result<Answer, Status> {
-        if caller.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        if caller.terms.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(timed_out());
         }
         let signature = call.signature;
         let outputs = std::mem::take(&mut call.outputs);
-        let tensors = match self.signatures[signature].1.stage(call.input_bytes) {
-            Stage::Inline => self.timed_run(&call, Stage::Inline, Placement::Caller),
-            stage => Arc::clone(&self).run_elsewhere(call, stage, caller, threads).await,
+        if let Some(batching) = &self.batching
+            && let Some(joined) = batching.join(&self, &mut call, &caller, &threads.batches)?
+        {
+            let tensors = joined.answer(caller).await?;
+            return Ok(Answer { servable: self, signature, outputs, tensors });
+        }
+        let tensors = match self.stage(signature, call.input_bytes) {
+            Stage::Inline => self.run_tensors(&RunOf::from(&call), Stage::Inline, None),
+            stage => Arc::clone(&self).run_elsewhere(call, stage, caller, &threads.runs).await,
         }?;
         Ok(Answer { servable: self, signature, outputs, tensors })
+    }
+
+    /// How a run with so many bytes of input is best done.
+    pub(crate) fn stage(&self, signature: usize, input_bytes: usize) -> Stage {
+        self.signatures[signature].1.stage(input_bytes)
+    }
+
+    /// Runs the session in this thread, or in its pool while this thread waits.
+    pub(crate) fn run_tensors(
+        &self,
+        run: &RunOf<'_>,
+        stage: Stage,
+        timeout: Option<Duration>,
+    ) -> Result<Vec<Tensor>, Status> {
+        let start = Instant::now();
+        self.used.note(start);
+        let placement = if stage == Stage::Pooled { Placement::Pool { timeout } } else { Placement::Caller };
+        let outcome = self.session.run(run.feeds, run.fetches, placement);
+        // A run that failed says nothing of how long one takes that does not.
+        if outcome.is_ok() || start.elapsed() >= BRIEF {
+            self.signatures[run.signature].1.record(run.bytes, start.elapsed(), stage);
+        }
+        outcome
     }
 
     /// Runs a bound call in this thread, whatever is known of how long it takes. For calls that nobody waits for.
@@ -155,7 +246,7 @@ impl Servable {
     /// The signature learns from it as from a run aside. A thread of low priority may take longer than the graph does,
     /// and never less: a signature may come out as less brief than it is, which is where every signature begins.
     pub fn run_here(self: &Arc<Self>, call: &Call) -> Result<Answer, Status> {
-        let tensors = self.timed_run(call, Stage::Aside, Placement::Caller)?;
+        let tensors = self.run_tensors(&call.into(), Stage::Aside, None)?;
         Ok(Answer { servable: Arc::clone(self), signature: call.signature, outputs: call.outputs.clone(), tensors })
     }
 
@@ -167,10 +258,7 @@ impl Servable {
         threads: &Handle,
     ) -> Result<Vec<Tensor>, Status> {
         let servable = Arc::clone(&self);
-        let run = move |timeout| {
-            let placement = if stage == Stage::Pooled { Placement::Pool { timeout } } else { Placement::Caller };
-            servable.timed_run(&call, stage, placement)
-        };
+        let run = move |timeout| servable.run_tensors(&RunOf::from(&call), stage, timeout);
         self.begun_in_time(run, caller, threads).await
     }
 
@@ -194,7 +282,7 @@ impl Servable {
     async fn begun_in_time(
         &self,
         run: impl FnOnce(Option<Duration>) -> Result<Vec<Tensor>, Status> + Send + 'static,
-        Caller { deadline, gone, room }: Caller<impl Future<Output = ()>>,
+        Caller { terms: Terms { deadline, .. }, gone, room }: Caller<impl Future<Output = ()>>,
         threads: &Handle,
     ) -> Result<Vec<Tensor>, Status> {
         let work = move || {
@@ -226,17 +314,6 @@ impl Servable {
             Err(_) => Err(Status::internal(format!("running model {} failed; the server's log says where", self.name))),
         }
     }
-
-    fn timed_run(&self, call: &Call, stage: Stage, placement: Placement) -> Result<Vec<Tensor>, Status> {
-        let start = Instant::now();
-        self.used.note(start);
-        let outcome = self.session.run(&call.feeds, &call.fetches, placement);
-        // A run that failed says nothing of how long one takes that does not.
-        if outcome.is_ok() || start.elapsed() >= BRIEF {
-            self.signatures[call.signature].1.record(call.input_bytes, start.elapsed(), stage);
-        }
-        outcome
-    }
 }
 
 /// When something was used last, to the millisecond.
@@ -264,7 +341,7 @@ impl LastUse {
 
 /// A run that has waited so long for its thread is not begun if its caller has gone. Before that, a caller that seems to
 /// have gone may only have no more to say.
-const QUEUEING: Duration = Duration::from_millis(100);
+pub(crate) const QUEUEING: Duration = Duration::from_millis(100);
 
 /// Does work on one of `threads`, unless its deadline has passed or nobody waits for it any more by the time it could
 /// begin.
@@ -372,7 +449,7 @@ const GROWTH: usize = 2;
 
 /// How a signature's next run is done; each stage has to be earned in the one below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(crate) enum Stage {
     /// Handed to a blocking thread, the graph's operations to the session's pool.
     Pooled,
     /// Handed to a blocking thread, all operations in that thread: what the time measured there says is the graph's own.

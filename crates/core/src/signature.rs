@@ -8,7 +8,7 @@ use crate::tensor::Tensor;
 pub const DEFAULT_SIGNATURE: &str = "serving_default";
 
 /// Where a session feeds or fetches a tensor: an index into the session's own table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Endpoint(pub u32);
 
 /// One input or output of a signature.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use aligned_vec::{AVec, ConstAlign};
@@ -133,6 +134,39 @@ impl StringArray for Vec<Bytes> {
     }
 }
 
+/// Some of the bytes of others, which stay where they are.
+struct Part {
+    whole: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    range: Range<usize>,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &(*self.whole).as_ref()[self.range.clone()]
+    }
+}
+
+/// Some of the strings of others, which stay where they are.
+struct StringPart {
+    whole: Arc<dyn StringArray>,
+    range: Range<usize>,
+}
+
+impl StringArray for StringPart {
+    fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    fn get(&self, index: usize) -> Cow<'_, [u8]> {
+        assert!(index < self.len(), "string {index} of {}: this is a bug", self.len());
+        self.whole.get(self.range.start + index)
+    }
+
+    fn length(&self, index: usize) -> usize {
+        self.whole.length(self.range.start + index)
+    }
+}
+
 /// The values of a tensor: shared, never changed, and borrowed from wherever they were made (a request, a session).
 #[derive(Clone)]
 pub enum Values {
@@ -195,6 +229,36 @@ impl Tensor {
             Values::Fixed(_) => None,
             Values::Strings(strings) => Some(&**strings),
         }
+    }
+
+    /// How many rows there are along the first dimension; `None` for a scalar.
+    pub fn row_count(&self) -> Option<usize> {
+        self.shape.sizes().first().map(|rows| *rows as usize)
+    }
+
+    /// Some of the rows; the values stay where they are. `None` for a scalar, or rows that it does not have.
+    pub fn rows(&self, rows: Range<usize>) -> Option<Self> {
+        let count = self.row_count()?;
+        if rows.start > rows.end || rows.end > count {
+            return None;
+        }
+        if rows.len() == count {
+            return Some(self.clone());
+        }
+        let mut shape = self.shape.clone();
+        shape.0[0] = rows.len() as i64;
+        let range = |per_row: usize| rows.start * per_row..rows.end * per_row;
+        let values = match &self.values {
+            Values::Fixed(bytes) => {
+                let per_row = (**bytes).as_ref().len() / count;
+                Values::Fixed(Arc::new(Part { whole: Arc::clone(bytes), range: range(per_row) }))
+            }
+            Values::Strings(strings) => {
+                let per_row = strings.len() / count;
+                Values::Strings(Arc::new(StringPart { whole: Arc::clone(strings), range: range(per_row) }))
+            }
+        };
+        Some(Self { dtype: self.dtype, shape, values })
     }
 
     /// Bytes that the values take, without per-element overhead.

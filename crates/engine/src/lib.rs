@@ -2,6 +2,7 @@
 
 #![allow(clippy::needless_pass_by_value, reason = "Python's arguments arrive as values")]
 
+mod batching;
 mod error;
 mod messages;
 mod records;

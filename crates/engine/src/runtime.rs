@@ -11,6 +11,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use servable_core::Status;
+use servable_core::batching::Batching;
 use servable_core::servable::Servable as CoreServable;
 use servable_net::{Warmup, WarmupError};
 use servable_tensorflow::{
@@ -18,6 +19,7 @@ use servable_tensorflow::{
 };
 use servable_wire::saved_model;
 
+use crate::batching::{self, BatchingSpec};
 use crate::error::raised;
 
 /// How much lower than usual the priority of loading is.
@@ -63,6 +65,7 @@ impl Runtime {
         python.detach(|| self.library.register_ops(library)).map_err(raised)
     }
 
+    #[pyo3(signature = (name, version, path, session, batching = None))]
     fn load(
         &self,
         python: Python<'_>,
@@ -70,10 +73,16 @@ impl Runtime {
         version: i64,
         path: PathBuf,
         session: SessionSpec,
+        batching: Option<BatchingSpec>,
     ) -> PyResult<Servable> {
+        let batching = batching.map(BatchingSpec::parameters).transpose()?.map(Batching::new);
         let library = Arc::clone(&self.library);
         let (servable, quiet) =
             python.detach(|| loaded_aside(library, name, version, path, session)).map_err(raised)?;
+        let servable = match batching {
+            Some(batching) => servable.batched(batching),
+            None => servable,
+        };
         Ok(Servable {
             name: servable.name().to_owned(),
             version: servable.version(),
@@ -174,6 +183,9 @@ impl Servable {
     }
 
     fn close_when_unused(&self, end: Option<Instant>) -> bool {
+        if let Some(servable) = self.share() {
+            servable.close();
+        }
         loop {
             {
                 let mut handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -218,6 +230,10 @@ impl Servable {
         let servable = self.loaded()?;
         let summaries = python.detach(|| saved_model::signature_summaries(&servable.description().signature_map));
         summaries.map(|summaries| summaries.to_string()).map_err(raised)
+    }
+
+    fn batching(&self) -> PyResult<Option<String>> {
+        Ok(self.loaded()?.batching().map(|batching| batching::report(batching).to_string()))
     }
 
     #[pyo3(signature = (record, iterations = 1, check_method_names = false))]

@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use servable_core::examples::{self, Computed, Plan, Task};
 use servable_core::predict::{self, Call};
 use servable_core::routes::RouteTable;
-use servable_core::servable::{Answer, Caller, Servable, aside, timed_out};
+use servable_core::servable::{Answer, Caller, Servable, Threads, aside, timed_out};
 use servable_core::signature::DEFAULT_SIGNATURE;
 use servable_core::status::Asleep;
 use servable_core::{Code, Limits, Signature, Status, Tensor};
@@ -109,7 +109,7 @@ pub(crate) struct App {
     pub(crate) settings: Settings,
     pub(crate) routes: RouteTable,
     pub(crate) health: Health,
-    pub(crate) metrics: Option<Metrics>,
+    pub(crate) metrics: Option<Arc<Metrics>>,
     pub(crate) reflection: Reflection,
     pub(crate) admin_reflection: Reflection,
     pub(crate) control: SyncSender<ControlCall>,
@@ -123,7 +123,7 @@ pub(crate) struct App {
     pub(crate) asked_for: Mutex<HashSet<(String, i64)>>,
     pub(crate) budget: Budget,
     /// Where runs go that the network threads do not do themselves; there from the start on.
-    pub(crate) threads: OnceLock<Handle>,
+    pub(crate) threads: OnceLock<Threads>,
     /// Where large messages are read and written. Apart from the runs, which may wait for each other.
     pub(crate) workers: OnceLock<Handle>,
 }
@@ -219,7 +219,7 @@ impl App {
         aside(workers, deadline, work).await
     }
 
-    pub(crate) fn threads(&self) -> Result<&Handle, Status> {
+    pub(crate) fn threads(&self) -> Result<&Threads, Status> {
         self.threads.get().ok_or_else(|| Status::internal("not started: this is a bug"))
     }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 use servable_core::Status;
+use servable_core::servable::Priority;
 
 /// Longer messages are cut, as clients of TensorFlow Serving know it; trailers have to stay small.
 const LONGEST_MESSAGE: usize = 1024;
@@ -22,6 +23,17 @@ pub(crate) fn cut(message: &str, most: usize) -> Cow<'_, str> {
     }
     let end = (0..=most).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
     Cow::Owned(format!("{}{CUT}", &message[..end]))
+}
+
+/// Says `low` for a request that can wait, and may be refused, if that helps others.
+const PRIORITY: &str = "servable-priority";
+
+/// How urgent a request is.
+pub(crate) fn priority(headers: &HeaderMap) -> Priority {
+    match headers.get(PRIORITY) {
+        Some(value) if value.as_bytes().eq_ignore_ascii_case(b"low") => Priority::Low,
+        _ => Priority::High,
+    }
 }
 
 /// When a call has to be done that says so: `grpc-timeout` is up to eight digits and a unit.

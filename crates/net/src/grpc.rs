@@ -13,7 +13,7 @@ use prost_types::Any;
 use servable_core::examples::Task;
 use servable_core::predict::{Call, bind};
 use servable_core::routes::Choice;
-use servable_core::servable::{Answer, Caller, Servable};
+use servable_core::servable::{Answer, Caller, Servable, Terms};
 use servable_core::signature::DEFAULT_SIGNATURE;
 use servable_core::{Code, Signature, Status};
 use servable_wire::fields::Malformed;
@@ -30,7 +30,7 @@ use servable_wire::tensor::Form;
 use crate::app::{self, App, COPYING, PREDICT, Settings};
 use crate::body::Share;
 use crate::control;
-use crate::edge::{deadline, edge_status};
+use crate::edge::{deadline, edge_status, priority};
 use crate::framing::{
     GrpcResponse, answered, compressed, framed, framed_message, may_compress, read_message, streamed,
 };
@@ -116,12 +116,12 @@ pub(crate) fn refused(message: String) -> GrpcResponse {
     edge_status(&Status::unimplemented(message)).into_http()
 }
 
-/// The message of a call, what it holds of the budget, and when it has to be done.
+/// The message of a call, what it holds of the budget, and how its answer is wanted.
 #[derive(Clone)]
 pub(crate) struct Received {
     pub(crate) message: Arc<Pieces>,
     pub(crate) share: Arc<Share>,
-    pub(crate) deadline: Option<Instant>,
+    pub(crate) terms: Terms,
 }
 
 /// A call whose message is as large as its tensors.
@@ -142,11 +142,12 @@ where
     let share = Arc::new(Share::of(&app.budget));
     let compresses = may_compress(app, call.request.headers());
     let Opened { request, deadline } = call;
+    let terms = Terms { deadline, priority: priority(request.headers()) };
     let message = match read_message(app, request, &share, most, deadline).await {
         Ok(message) => message,
         Err(refusal) => return answered(Err(refusal)),
     };
-    let received = Received { message, share: Arc::clone(&share), deadline };
+    let received = Received { message, share: Arc::clone(&share), terms };
     let again = app.routes.current().has_on_demand.then(|| received.clone());
     let mut outcome = handler(Arc::clone(app), received).await;
     if let Some(again) = again {
@@ -173,7 +174,7 @@ where
     R: Future<Output = Result<Bytes, Status>> + Send,
 {
     while let Err(Status { asleep: Some(asleep), .. }) = &outcome {
-        app.awaken(asleep, received.deadline).await?;
+        app.awaken(asleep, received.terms.deadline).await?;
         outcome = handler(Arc::clone(app), received.clone()).await;
     }
     outcome
@@ -197,7 +198,7 @@ fn decode<M: Message + Default>(message: &Arc<Pieces>) -> Result<M, Status> {
 
 async fn predict(app: Arc<App>, received: Received) -> Result<Bytes, Status> {
     const ENTRY: Entry = Entry { api: PREDICT, entrypoint: "GRPC" };
-    let Received { message, share, deadline } = received;
+    let Received { message, share, terms } = received;
     let (start, length) = (Instant::now(), message.len());
     let bound = {
         let app = Arc::clone(&app);
@@ -209,10 +210,10 @@ async fn predict(app: Arc<App>, received: Received) -> Result<Bytes, Status> {
             Err(malformed) => (String::new(), Err(malformed.into())),
         }
     };
-    let (model, bound) = app.work(length / COPYING, deadline, bound).await?;
+    let (model, bound) = app.work(length / COPYING, terms.deadline, bound).await?;
     let outcome = match bound {
         Ok((servable, call)) => match share.hold(call.memory_bytes) {
-            Ok(()) => app.run(servable, call, PREDICT, Caller::until(deadline, Arc::clone(&share) as _)).await,
+            Ok(()) => app.run(servable, call, PREDICT, Caller::waiting(terms, Arc::clone(&share) as _)).await,
             Err(refusal) => Err(refusal),
         },
         Err(status) => Err(status),

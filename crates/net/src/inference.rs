@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use servable_core::examples::{Computed, Task};
-use servable_core::servable::{Caller, Servable};
+use servable_core::servable::{Caller, Servable, Terms};
 use servable_core::signature::DEFAULT_SIGNATURE;
 use servable_core::{Signature, Status};
 use servable_wire::examples::{MultiView, TaskView};
@@ -27,7 +27,7 @@ use crate::metrics::Entry;
 
 /// Answers Classify or Regress.
 pub(crate) async fn run_task(app: Arc<App>, received: Received, task: Task) -> Result<Bytes, Status> {
-    let Received { message, share, deadline } = received;
+    let Received { message, share, terms } = received;
     let (start, length) = (Instant::now(), message.len());
     let planned = {
         let app = Arc::clone(&app);
@@ -39,9 +39,9 @@ pub(crate) async fn run_task(app: Arc<App>, received: Received, task: Task) -> R
             Err(malformed) => (String::new(), Err(malformed.into())),
         }
     };
-    let (model, planned) = app.work(length, deadline, planned).await?;
+    let (model, planned) = app.work(length, terms.deadline, planned).await?;
     let outcome = match planned {
-        Ok(planned) => answer_task(&app, planned, &share, deadline).await,
+        Ok(planned) => answer_task(&app, planned, &share, terms).await,
         Err(status) => Err(status),
     };
     let entry = Entry { api: task.api(), entrypoint: "GRPC" };
@@ -56,15 +56,10 @@ fn plan_task(app: &App, task: Task, request: TaskView<'_>) -> Result<Planned, St
     Planned::new(&servable, &[(task, signature)], &request.input.to_tensor(&app.settings.limits)?)
 }
 
-async fn answer_task(
-    app: &App,
-    planned: Planned,
-    share: &Arc<Share>,
-    deadline: Option<Instant>,
-) -> Result<Bytes, Status> {
+async fn answer_task(app: &App, planned: Planned, share: &Arc<Share>, terms: Terms) -> Result<Bytes, Status> {
     share.hold(planned.memory_bytes())?;
     let servable = Arc::clone(&planned.servable);
-    let mut computed = app.run_tasks(planned, Caller::until(deadline, Arc::clone(share) as _)).await?;
+    let mut computed = app.run_tasks(planned, Caller::waiting(terms, Arc::clone(share) as _)).await?;
     let (signature, computed) =
         computed.pop().ok_or_else(|| Status::internal("a task without a result: this is a bug"))?;
     let model_spec = Some(echoed(&servable, signature));
@@ -80,16 +75,16 @@ async fn answer_task(
 
 /// Answers MultiInference: all tasks in one run. The first one says which version of the model that is.
 pub(crate) async fn run_tasks(app: Arc<App>, received: Received) -> Result<Bytes, Status> {
-    let Received { message, share, deadline } = received;
+    let Received { message, share, terms } = received;
     let length = message.len();
     let planned = {
         let app = Arc::clone(&app);
         move || plan_tasks(&app, &MultiView::read(&message)?)
     };
-    let planned = app.work(length, deadline, planned).await??;
+    let planned = app.work(length, terms.deadline, planned).await??;
     share.hold(planned.memory_bytes())?;
     let servable = Arc::clone(&planned.servable);
-    let computed = app.run_tasks(planned, Caller::until(deadline, share)).await?;
+    let computed = app.run_tasks(planned, Caller::waiting(terms, share)).await?;
     let results = computed.into_iter().map(|(signature, computed)| InferenceResult {
         model_spec: Some(echoed(&servable, signature)),
         result: Some(match computed {

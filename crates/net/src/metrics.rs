@@ -8,6 +8,7 @@ use std::time::Duration;
 use prometheus::core::Collector;
 use prometheus::proto::{LabelPair, MetricFamily, MetricType};
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, exponential_buckets};
+use servable_core::batching::{BatchFacts, Observer};
 use servable_core::{Code, Status};
 
 /// Names in requests that no model has: so many are counted by name, all further ones together.
@@ -21,6 +22,12 @@ const MOST_WARMED_UP: usize = 100;
 const WARMUP_LATENCY: &str = ":tensorflow:serving:model_warmup_latency";
 const WARMUP_RECORDS: &str = ":tensorflow:serving:model_warmup_records_read";
 
+const QUEUING_LATENCY: &str = ":tensorflow:serving:batching_session:queuing_latency";
+const WRAPPED_RUNS: &str = ":tensorflow:serving:batching_session:wrapped_run_count";
+const INPUT_SIZE: &str = ":tensorflow:serving:batching_session:input_batch_size";
+const PROCESSED_SIZE: &str = ":tensorflow:serving:batching_session:processed_batch_size";
+const PADDING_SIZE: &str = ":tensorflow:serving:batching_session:padding_size";
+
 /// Counters of requests, cheap enough for every request, and of warm-ups.
 pub(crate) struct Metrics {
     requests: IntCounterVec,
@@ -31,7 +38,69 @@ pub(crate) struct Metrics {
     warmup_records: IntCounterVec,
     /// The labels that the two have, oldest first.
     warmed_up: Mutex<VecDeque<(String, Code)>>,
+    batching: BatchingMetrics,
 }
+
+/// What the original tells of batching: of all models together.
+struct BatchingMetrics {
+    queuing: HistogramVec,
+    runs: IntCounterVec,
+    input_size: HistogramVec,
+    processed_size: HistogramVec,
+    padding: HistogramVec,
+}
+
+impl BatchingMetrics {
+    fn new() -> Result<Self, prometheus::Error> {
+        let sizes = |name: &str, help: &str, labels: &[&str]| {
+            HistogramVec::new(HistogramOpts::new(name, help).buckets(exponential_buckets(1.0, 2.0, 14)?), labels)
+        };
+        let micros =
+            HistogramOpts::new(QUEUING_LATENCY, "time in queues").buckets(exponential_buckets(100.0, 1.2, 52)?);
+        Ok(Self {
+            // The label is there in the original as well, and always empty.
+            queuing: HistogramVec::new(micros, &["thread_pool_name"])?,
+            runs: IntCounterVec::new(Opts::new(WRAPPED_RUNS, "batches"), &[])?,
+            input_size: sizes(INPUT_SIZE, "rows of requests, once for each input", &[])?,
+            processed_size: sizes(PROCESSED_SIZE, "rows of batches with padding", &[])?,
+            padding: sizes(PADDING_SIZE, "rows of padding", &["execution_batch_size"])?,
+        })
+    }
+
+    fn collectors(&self) -> [(&'static str, &'static str, &dyn Collector); 5] {
+        [
+            (QUEUING_LATENCY, "histogram", &self.queuing),
+            (WRAPPED_RUNS, "counter", &self.runs),
+            (INPUT_SIZE, "histogram", &self.input_size),
+            (PROCESSED_SIZE, "histogram", &self.processed_size),
+            (PADDING_SIZE, "histogram", &self.padding),
+        ]
+    }
+}
+
+impl Observer for Metrics {
+    fn joined(&self, rows: usize, inputs: usize) {
+        let sizes = self.batching.input_size.with_label_values::<&str>(&[]);
+        (0..inputs).for_each(|_| sizes.observe(rows as f64));
+    }
+
+    fn ran(&self, batch: &BatchFacts<'_>) {
+        let metrics = &self.batching;
+        let queuing = metrics.queuing.with_label_values(&[""]);
+        for wait in batch.waits {
+            queuing.observe(microseconds(*wait));
+        }
+        metrics.runs.with_label_values::<&str>(&[]).inc();
+        metrics.processed_size.with_label_values::<&str>(&[]).observe(batch.padded_rows as f64);
+        if batch.padded_rows <= MOST_LABELLED_ROWS {
+            let padding = metrics.padding.with_label_values(&[&batch.padded_rows.to_string()]);
+            padding.observe((batch.padded_rows - batch.rows) as f64);
+        }
+    }
+}
+
+/// Sizes of batches are labels up to this one: clients choose them.
+const MOST_LABELLED_ROWS: usize = 4096;
 
 /// Where a request came in.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +126,7 @@ impl Metrics {
             warmup_latency: histogram(WARMUP_LATENCY, "warm-up", &["model_path", "status"])?,
             warmup_records: IntCounterVec::new(Opts::new(WARMUP_RECORDS, "records"), &["model_path", "status"])?,
             warmed_up: Mutex::default(),
+            batching: BatchingMetrics::new()?,
         })
     }
 
@@ -128,7 +198,7 @@ impl Metrics {
             (WARMUP_LATENCY, "histogram", &self.warmup_latency),
             (WARMUP_RECORDS, "counter", &self.warmup_records),
         ];
-        for (name, kind, collector) in collectors {
+        for (name, kind, collector) in collectors.into_iter().chain(self.batching.collectors()) {
             let _ = writeln!(page, "# TYPE {name} {kind}");
             collector.collect().iter().for_each(|family| write_family(&mut page, name, family));
         }
@@ -228,7 +298,7 @@ mod tests {
     #[test]
     fn the_page_looks_as_dashboards_expect() {
         let metrics = Metrics::new().expect("names are valid");
-        assert_eq!(metrics.page().lines().count(), 5, "types are there before the first request");
+        assert_eq!(metrics.page().lines().count(), 10, "types are there before the first request");
         metrics.answered("m\"", true, Entry { api: "predict", entrypoint: "REST" }, Ok(()), Duration::from_micros(11));
         let page = metrics.page();
         for line in [

@@ -13,7 +13,7 @@ use hyper::body::{Body, Incoming};
 use servable_core::examples::Task;
 use servable_core::predict::{Call, bind};
 use servable_core::routes::Choice;
-use servable_core::servable::{Caller, Servable};
+use servable_core::servable::{Caller, Servable, Terms};
 use servable_core::signature::DEFAULT_SIGNATURE;
 use servable_core::status::Asleep;
 use servable_core::{Code, Status, Tensor};
@@ -23,11 +23,13 @@ use servable_wire::target::{self, Target, TargetError, Verb};
 use crate::app::{self, App, INFLATION, PREDICT, PRINTING, Planned};
 use crate::body::{Arrived, Patience, Share};
 use crate::coding::{COMPRESSING, InflateError, WORTH_COMPRESSING, accepts_gzip, gzip, inflate};
-use crate::edge::cut;
-use crate::metrics::{Entry, Metrics};
+use crate::edge::{cut, priority};
+use crate::metrics::Entry;
 use crate::peer::Peer;
 
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// Seconds after which a request that is refused for want of room is worth another try.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain");
 const HTML: HeaderValue = HeaderValue::from_static("text/html");
 
@@ -206,14 +208,16 @@ async fn infer(
     request: Request<Incoming>,
 ) -> Result<Vec<u8>, Status> {
     let is_compressed = is_gzip(&request);
+    let priority = priority(request.headers());
     let body = app.arriving(read_body(request.into_body(), app.settings.limits.max_body_bytes, share)).await?;
     let deadline = app.settings.rest_timeout.map(|timeout| Instant::now() + timeout);
     let body = if is_compressed { inflated(app, body, share, deadline).await? } else { body };
+    let terms = Terms { deadline, priority };
     let again = app.routes.current().has_on_demand.then(|| (target.clone(), body.clone()));
-    let mut outcome = computed(app, peer, target, body, share, deadline).await;
+    let mut outcome = computed(app, peer, target, body, share, terms).await;
     while let (Err(Status { asleep: Some(asleep), .. }), Some((target, body))) = (&outcome, &again) {
         awaken(app, peer, asleep, deadline).await?;
-        outcome = Box::pin(computed(app, peer, target.clone(), body.clone(), share, deadline)).await;
+        outcome = Box::pin(computed(app, peer, target.clone(), body.clone(), share, terms)).await;
     }
     outcome
 }
@@ -224,9 +228,9 @@ async fn computed(
     target: Target,
     body: Bytes,
     share: &Arc<Share>,
-    deadline: Option<Instant>,
+    terms: Terms,
 ) -> Result<Vec<u8>, Status> {
-    let caller = Caller { deadline, gone: peer.left(), room: Arc::clone(share) as _ };
+    let caller = Caller { terms, gone: peer.left(), room: Arc::clone(share) as _ };
     let task = match target.verb {
         Verb::Classify => Task::Classify,
         Verb::Regress => Task::Regress,
@@ -249,7 +253,7 @@ async fn run_task(
     caller: Caller<impl Future<Output = ()>>,
 ) -> Result<Vec<u8>, Status> {
     let (length, shared) = (body.len(), Arc::clone(app));
-    let planned = app.work(length, caller.deadline, move || read_task(&shared, &target, &body, task)).await??;
+    let planned = app.work(length, caller.terms.deadline, move || read_task(&shared, &target, &body, task)).await??;
     share.hold(planned.memory_bytes())?;
     let computed = app.run_tasks(planned, caller).await?;
     let (_, computed) = computed.first().ok_or_else(|| Status::internal("a task without a result: this is a bug"))?;
@@ -275,7 +279,7 @@ async fn predict(
 ) -> Result<Vec<u8>, Status> {
     let (length, shared) = (body.len(), Arc::clone(app));
     let (servable, call, format) =
-        app.work(length, caller.deadline, move || read_predict(&shared, &target, &body)).await??;
+        app.work(length, caller.terms.deadline, move || read_predict(&shared, &target, &body)).await??;
     share.hold(call.memory_bytes)?;
     let answer = app.run(servable, call, PREDICT, caller).await?;
     let bytes = answer.value_bytes();
@@ -360,7 +364,7 @@ fn metrics_page(app: &App, path: &str, target: &str) -> RestResponse {
     if target != path {
         return plain(StatusCode::BAD_REQUEST, &format!("Unexpected path: {target}. Should be {path}"));
     }
-    plain(StatusCode::OK, &app.metrics.as_ref().map_or_else(String::new, Metrics::page))
+    plain(StatusCode::OK, &app.metrics.as_ref().map_or_else(String::new, |metrics| metrics.page()))
 }
 
 /// The HTTP status of each canonical code: the one place that knows it.
@@ -384,7 +388,11 @@ fn http_status(code: Code) -> StatusCode {
 
 pub(crate) fn error(status: &Status) -> RestResponse {
     let shown = Status::new(status.code, cut(&status.message, LONGEST_MESSAGE).into_owned());
-    response(http_status(status.code), JSON, json::write_error(&shown))
+    let mut response = response(http_status(status.code), JSON, json::write_error(&shown));
+    if status.code == Code::Unavailable {
+        response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+    }
+    response
 }
 
 fn plain(status: StatusCode, text: &str) -> RestResponse {

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper_util::server::graceful::GracefulShutdown;
+use servable_core::batching::{NoObserver, Observer, Scheduler};
 use servable_core::routes::{RouteTable, Routes};
+use servable_core::servable::Threads;
 use servable_core::{Code, Status};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Semaphore, watch};
@@ -83,7 +85,7 @@ pub struct Server {
 impl Server {
     /// Nothing is opened yet.
     pub fn new(settings: Settings) -> Result<Self, Status> {
-        let metrics = settings.metrics_path.as_ref().map(|_| Metrics::new()).transpose();
+        let metrics = settings.metrics_path.as_ref().map(|_| Metrics::new().map(Arc::new)).transpose();
         let metrics = metrics.map_err(|error| Status::internal(format!("metrics cannot be set up: {error}")))?;
         let budget = Budget::new(settings.max_bytes_in_flight.unwrap_or(DEFAULT_BYTES_IN_FLIGHT));
         let (control, calls) = mpsc::sync_channel(WAITING_CALLS);
@@ -132,7 +134,13 @@ impl Server {
         let runtime =
             runtime.map_err(|error| Status::internal(format!("the accepting thread cannot be started: {error}")))?;
         let bound = runtime.block_on(self.bind())?;
-        self.app.threads.get_or_init(|| runtime.handle().clone());
+        self.app.threads.get_or_init(|| {
+            let observer: Arc<dyn Observer> = match &self.app.metrics {
+                Some(metrics) => Arc::clone(metrics) as _,
+                None => Arc::new(NoObserver),
+            };
+            Threads { runs: runtime.handle().clone(), batches: Scheduler::new(runtime.handle().clone(), observer) }
+        });
         let workers = Builder::new_current_thread()
             .max_blocking_threads(cores())
             .thread_name("servable-work")

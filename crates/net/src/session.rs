@@ -26,14 +26,15 @@ struct Prepared {
 
 /// Answers `SessionRun`.
 pub(crate) async fn run(app: Arc<App>, received: Received) -> Result<Bytes, Status> {
-    let Received { message, share, deadline } = received;
+    let Received { message, share, terms } = received;
     let (length, shared) = (message.len(), Arc::clone(&app));
     let prepared =
-        app.work(length / COPYING, deadline, move || prepare(&shared, SessionRunView::read(&message)?)).await??;
+        app.work(length / COPYING, terms.deadline, move || prepare(&shared, SessionRunView::read(&message)?)).await??;
     let Prepared { servable, signature, names, run } = prepared;
     share.hold(run.feeds.iter().map(|(_, tensor)| tensor.memory_bytes()).sum())?;
-    let tensors =
-        Arc::clone(&servable).run_named(run, Caller::until(deadline, Arc::clone(&share) as _), app.threads()?).await?;
+    let tensors = Arc::clone(&servable)
+        .run_named(run, Caller::waiting(terms, Arc::clone(&share) as _), &app.threads()?.runs)
+        .await?;
     let bytes = tensors.iter().map(Tensor::value_bytes).sum();
     app.check_output(bytes)?;
     let form = if app.settings.tensor_content { Form::Content } else { Form::Typed };
