@@ -6,7 +6,7 @@ Everything here is thread-safe. A method that waits lets other Python threads ru
 from collections.abc import Mapping, Sequence
 from typing import final
 
-from servable.types import ModelRoutes, ServerSpec, SessionSpec
+from servable.types import BatchingSpec, ModelRoutes, ServerSpec, SessionSpec
 
 __all__ = [
     "ControlCall",
@@ -59,9 +59,12 @@ class Runtime:
     def register_ops(self, library: str) -> None:
         """Load a library of custom ops (`TF_LoadLibrary`). Loading one twice does no harm."""
 
-    def load(self, name: str, version: int, path: str, session: SessionSpec) -> Servable:
+    def load(
+        self, name: str, version: int, path: str, session: SessionSpec, batching: BatchingSpec | None = None
+    ) -> Servable:
         """Load the SavedModel in the folder `path`. Waits; the work is done on a thread of low priority.
 
+        Without `batching`, requests are run one by one.
         `EngineError` with TensorFlow's code and message. An op that is not registered: NOT_FOUND, the message
         contains `Op type not registered '<op>'`.
         """
@@ -80,6 +83,13 @@ class Servable:
 
     def signatures(self) -> str:
         """Its signatures as JSON, in the form that `read_saved_model` has for those of one meta graph."""
+
+    def batching(self) -> str | None:
+        """What batching did since it was loaded, as JSON; `None` if its requests are run one by one.
+
+        `{"mode": "fixed" or "self_tuning", "latency_slo_ms": 20.0 or null, "queues": [...]}`, where a queue has what
+        `BatchingQueue` in `servable_admin.proto` has, under the same names; its signature is null if it has none.
+        """
 
     def warm_up(self, record: bytes, iterations: int = 1, check_method_names: bool = False) -> None:
         """Run the request in a serialised `tensorflow.serving.PredictionLog` so many times.
