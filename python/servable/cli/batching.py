@@ -147,7 +147,7 @@ def _advice(queue: Queue, tunes_itself: bool) -> Iterator[str]:
     yield from _about_harm(queue)
     if queue["batches"] < FEW_BATCHES:
         if queue["batches"]:
-            yield f"{queue['batches']} batches are too few to judge their size."
+            yield f"So far there are too few batches ({queue['batches']}) to judge their size."
         return
     if not tunes_itself:
         yield from _about_cuts(queue)
@@ -174,8 +174,8 @@ def _about_harm(queue: Queue) -> Iterator[str]:
         )
     if queue["failed_batches"] > MANY * queue["batches"]:
         yield (
-            f"{queue['failed_batches']} batches failed, and their requests were run again one by one, which is slow: "
-            "find out which requests the model refuses."
+            f"{queue['failed_batches']} of {queue['batches']} batches failed, and their requests were run again one by "
+            "one, which is slow: find out which requests the model refuses."
         )
     if are_many("expired"):
         yield (

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from servable.cli.batching import advice, as_report, batching
 
+DOCS = Path(__file__).parents[3] / "docs"
 SIZES = [{"rows": 16, "batches": 20, "mean_run_us": 1600}, {"rows": 32, "batches": 380, "mean_run_us": 2400}]
 
 
@@ -54,7 +56,7 @@ def flat(larger_us: float) -> list[dict[str, Any]]:
     [
         ({}, []),
         ({"batches": 0, "requests": 0, "rows": 0}, []),
-        ({"batches": 49}, ["49 batches are too few to judge their size."]),
+        ({"batches": 49}, ["So far there are too few batches (49) to judge their size."]),
         (
             {"cuts": cuts(timeout=300, full=100), "fill": 0.2},
             ["Most batches waited for all of batch_timeout_micros (2 ms) and were 20% full: the wait adds latency"],
@@ -84,7 +86,7 @@ def flat(larger_us: float) -> list[dict[str, Any]]:
         ({"refused": 1000}, ["1000 requests (20%) were refused: raise max_enqueued_batches"]),
         ({"refused": 10, "batches": 0, "requests": 0, "rows": 0}, ["10 requests (100%) were refused"]),
         ({"expired": 400}, ["400 requests (10%) waited until their deadline had passed"]),
-        ({"failed_batches": 5}, ["5 batches failed, and their requests were run again one by one"]),
+        ({"failed_batches": 5}, ["5 of 400 batches failed, and their requests were run again one by one"]),
         ({"unbatched": 2000}, ["2000 requests (50%) could not be batched: every input needs a first dimension"]),
         ({"padding_rows": 2500}, []),
         (
@@ -111,7 +113,8 @@ def test_batching_that_tunes_itself_needs_no_advice_on_waits_and_sizes() -> None
 
 def test_a_report_for_people() -> None:
     told = queue(padding_rows=1000, refused=7, cancelled=2, failed_batches=1, retried=3)
-    assert as_report("ranker", [{"version": 3, "mode": "fixed", "latency_slo_ms": None, "queues": [told]}]) == [
+    report = as_report("ranker", [{"version": 3, "mode": "fixed", "latency_slo_ms": None, "queues": [told]}])
+    assert report == [
         "ranker version 3: batched with fixed parameters",
         "",
         "  serving_default (x:0 -> y:0)",
@@ -131,6 +134,8 @@ def test_a_report_for_people() -> None:
         "    32    380      2.4 ms  75 µs",
         "    * Nothing stands out.",
     ]
+    page = DOCS / "batching.md"
+    assert "\n".join(f"    {line}".rstrip() for line in report) in page.read_text(encoding="utf-8")
 
 
 def test_queues_and_versions_of_all_kinds() -> None:
