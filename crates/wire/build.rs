@@ -6,15 +6,17 @@ use std::{env, fs};
 
 use prost::Message;
 
-const FILES: [&str; 9] = [
+const FILES: [&str; 11] = [
     "tensorflow.proto",
     "tensorflow_config.proto",
     "tensorflow_error.proto",
     "serving.proto",
+    "serving_batching.proto",
     "serving_config.proto",
     "serving_platform.proto",
     "servable.proto",
     "servable_admin.proto",
+    "servable_batching.proto",
     "health.proto",
 ];
 

@@ -64,8 +64,7 @@ class Runtime:
     ) -> Servable:
         """Load the SavedModel in the folder `path`. Waits; the work is done on a thread of low priority.
 
-        With `batching`, requests are gathered into batches; otherwise they are run one by one.
-
+        Without `batching`, requests are run one by one.
         `EngineError` with TensorFlow's code and message. An op that is not registered: NOT_FOUND, the message
         contains `Op type not registered '<op>'`.
         """
@@ -86,10 +85,10 @@ class Servable:
         """Its signatures as JSON, in the form that `read_saved_model` has for those of one meta graph."""
 
     def batching(self) -> str | None:
-        """What its batching did so far, as JSON; `None` if it has none.
+        """What batching did since it was loaded, as JSON; `None` if its requests are run one by one.
 
-        `mode` (`fixed` or `self_tuning`), `latency_slo_ms`, and `queues`: one for each combination of inputs and outputs that
-        was asked for, with counters, why batches were cut, times in microseconds, and run times by size.
+        `{"mode": "fixed" or "self_tuning", "latency_slo_ms": 20.0 or null, "queues": [...]}`, where a queue has what
+        `BatchingQueue` in `servable_admin.proto` has, under the same names; its signature is null if it has none.
         """
 
     def warm_up(self, record: bytes, iterations: int = 1, check_method_names: bool = False) -> None:

@@ -138,6 +138,7 @@ def _manager(config: Config, files: Files, server: engine.Server, stores: Stores
                 config.loading.op_libraries,
                 _warmup(config.warmup, platform.options),
                 server.count_warmup,
+                platform.batching,
             )
             for name, platform in files.platforms.items()
         }
@@ -148,7 +149,7 @@ def _manager(config: Config, files: Files, server: engine.Server, stores: Stores
         capacity = platform.capacity()  # first: whoever cannot run a version need not bring it
         brought = stores.bring(aspired.path)
         try:
-            loader = platform.loader(name, aspired.version, brought.folder)
+            loader = platform.loader(name, aspired.version, brought.folder, aspired.batching)
             return Prepared(loader, platform.memory(brought.size_bytes), capacity, brought.release)
         except BaseException:
             brought.release()

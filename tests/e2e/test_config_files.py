@@ -150,10 +150,4 @@ def test_a_flag_with_one_dash_is_told_of(tmp_path: Path) -> None:
     with ServerProcess([f"--model_base_path={HALF_PLUS_TWO}", "-enable_batching"], tmp_path / "log") as server:
         server.wait_ready()
         assert "unknown argument: -enable_batching. Flags begin with two dashes: --enable_batching" in server.log
-        assert "requests one by one" not in server.log
-
-
-def test_batching_is_accepted_and_said_not_to_be_done(tmp_path: Path) -> None:
-    with ServerProcess([f"--model_base_path={HALF_PLUS_TWO}", "--enable_batching"], tmp_path / "log") as server:
-        server.wait_ready()
-        assert "WARNING servable.server: --enable_batching has no effect: This version runs requests one" in server.log
+        assert "Wrapping session to perform batch processing" not in server.log

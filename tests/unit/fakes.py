@@ -48,6 +48,10 @@ class FakeServable:
     def __init__(self, name: str, version: int, events: list[str], idle: Mapping[str, float] | None = None) -> None:
         self.name, self.version, self._events = name, version, events
         self.idle_s = (idle or {}).get(name, 0.0)
+        self.report: Mapping[str, Any] | None = None
+
+    def batching(self) -> str | None:
+        return None if self.report is None else json.dumps(self.report)
 
     def unload(self, timeout_s: float | None) -> bool:
         self._events.append(f"unload {self.name}/{self.version}")

@@ -53,6 +53,12 @@ class AdminClient:
         answer = self._call("POST", (name,), suffix=":record", body={"count": count, "seconds": seconds})
         return [base64.b64decode(record) for record in answer["records"]]
 
+    def batching(self, name: str, version: int | None = None) -> dict[str, Any]:
+        """What batching has done for the available versions of a model, or for one of them."""
+        query = None if version is None else {"version": str(version)}
+        answer: dict[str, Any] = self._call("GET", (name, "batching"), query=query)
+        return answer
+
     def _model(self, verb: str, *parts: str, **options: Any) -> dict[str, Any]:
         model: dict[str, Any] = self._call(verb, parts, **options)
         return model

@@ -16,6 +16,7 @@ usage: servable <command>
   warmup show|make|record            files of requests that a version answers before it is served
   models <list|status|add|remove|label>
                                      see and change the models of a running server
+  batching explain <model>           why batches of a running server are as they are, and what to change
   config <check|diff> <file>         check a model configuration file, or compare it with a running server
   demo                               serve two small models that come along, with requests to try
 
@@ -63,6 +64,10 @@ def _command(arguments: Sequence[str]) -> int:
         from servable.cli import models
 
         return models.models(rest)
+    if name == "batching":
+        from servable.cli import batching
+
+        return batching.batching(rest)
     if name == "config":
         from servable.cli import config
 

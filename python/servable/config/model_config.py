@@ -7,7 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from servable.config import batching
 from servable.config.base_path import REMOTE_SCHEMES, is_absolute, is_supported
+from servable.config.batching import BatchingParameters
 from servable.config.codec import Codec
 from servable.errors import FailedPreconditionError, InvalidArgumentError, UnimplementedError
 
@@ -19,6 +21,7 @@ __all__ = [
     "Policy",
     "Specific",
     "Transition",
+    "batching_from_json",
     "check_labels",
     "check_list",
     "check_platforms",
@@ -78,6 +81,8 @@ class ModelConfig:
     """Loaded with the first request, and unloaded again if others need the memory."""
     pinned: bool = False
     """Once loaded, never unloaded to make room."""
+    batching: BatchingParameters | None = None
+    """For versions that are loaded from now on."""
     logging: Mapping[str, Any] | None = None
     """A `LoggingConfig` as JSON, kept as it is: requests are not logged yet."""
 
@@ -122,8 +127,20 @@ def model_from_json(model: Mapping[str, Any]) -> ModelConfig:
         transition=Transition[options["transition"]] if "transition" in options else None,
         lazy=options["loading"] == "LAZY" if "loading" in options else None,
         pinned=options.get("pinned", False),
+        batching=batching_from_json(name, options["batching"]) if "batching" in options else None,
         logging=model.get("logging_config"),
     )
+
+
+def batching_from_json(name: str, fields: Mapping[str, Any]) -> BatchingParameters:
+    """The batching of one entry, decoded. What cannot be is refused here: a list that is refused changes nothing."""
+    try:
+        parameters = batching.from_json(fields)
+        batching.check_pool(parameters)
+        batching.check_queue(parameters)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"The batching of model {name} cannot be: {error.message}") from error
+    return parameters
 
 
 def to_json(model: ModelConfig) -> dict[str, Any]:
@@ -135,6 +152,8 @@ def to_json(model: ModelConfig) -> dict[str, Any]:
         options["loading"] = "LAZY" if model.lazy else "EAGER"
     if model.pinned:
         options["pinned"] = True
+    if model.batching is not None:
+        options["batching"] = batching.to_json(model.batching)
     fields = {
         "name": model.name,
         "base_path": model.base_path,

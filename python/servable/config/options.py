@@ -523,29 +523,52 @@ def _behaviour() -> tuple[Option, ...]:
             group,
             "File with a MonitoringConfig (protobuf text): metrics on the REST port.",
         ),
+    )
+
+
+def _batching() -> tuple[Option, ...]:
+    group = Group.BATCHING
+    return (
         Option(
             "enable_batching",
             Kind.BOOL,
             False,
-            Group.BATCHING,
-            "This version runs requests one by one, with the same results.",
-            support=Support.WITHOUT_EFFECT,
+            group,
+            "Gather requests into batches, which TensorFlow runs at once.",
         ),
         Option(
             "batching_parameters_file",
             Kind.STRING,
             "",
-            Group.BATCHING,
-            "The file is read and checked.",
-            support=Support.WITHOUT_EFFECT,
+            group,
+            "File with BatchingParameters (protobuf text) for enable_batching; if empty, their defaults hold.",
         ),
         Option(
             "enable_per_model_batching_parameters",
             Kind.BOOL,
             False,
-            Group.BATCHING,
-            "Files with parameters in version folders are not read.",
-            support=Support.WITHOUT_EFFECT,
+            group,
+            "With enable_batching: a version is batched as the file batching_params.pbtxt in its folder says, and not "
+            "at all without one. Of batching_parameters_file only name and size of the thread pool count then.",
+        ),
+        Option(
+            "latency_slo_ms",
+            Kind.FLOAT,
+            0.0,
+            group,
+            "What 99 of 100 requests should take at most; 0 for no such goal. Switches batching on for all models, "
+            "which then finds sizes and waits by itself; the max_batch_size of batching_parameters_file is a bound.",
+            unit="ms",
+            at_least=0,
+            at_most=1_000_000,
+        ),
+        Option(
+            "unbatched_fallback",
+            Kind.BOOL,
+            False,
+            group,
+            "Run on its own what cannot be batched, such as a scalar input, instead of refusing it. With batching that "
+            "tunes itself that is always so.",
         ),
     )
 
@@ -585,6 +608,7 @@ OPTIONS: tuple[Option, ...] = (
     *_storage(),
     *_tensorflow(),
     *_behaviour(),
+    *_batching(),
     *_limits(),
     *_command(),
 )

@@ -29,7 +29,6 @@ WITHOUT_EFFECT = (
     "num_tflite_interpreters",
     "num_tflite_interpreters_per_pool",
     "num_tflite_pools",
-    "wrap_session_with_no_threading_params",
     "mixed_precision",
 )
 """Fields of SessionBundleConfig that change something in TensorFlow Serving and nothing here (yet)."""
@@ -45,6 +44,8 @@ class PlatformOptions:
     warmup: bool = False
     warmup_iterations: int = 1
     batching: batching.BatchingParameters | None = None
+    per_version_batching: bool = False
+    """Versions bring parameters of their own."""
     ignored: tuple[str, ...] = ()
     """Fields that are set and have no effect."""
 
@@ -93,12 +94,21 @@ def _options(name: str, platform: Mapping[str, Any], codec: Codec) -> PlatformOp
             f"{ADAPTER}"
         )
     bundle = adapter.get("legacy_config", {})
-    parameters = bundle.get("batching_parameters")
     return PlatformOptions(
         tags=tuple(bundle.get("saved_model_tags", ())) or ("serve",),
         session=codec.encode_json(SESSION, json.dumps(bundle.get("session_config", {}))),
         warmup=bundle.get("enable_model_warmup", False),
         warmup_iterations=max(1, bundle.get("model_warmup_options", {}).get("num_request_iterations", 1)),
-        batching=None if parameters is None else batching.from_json(parameters),
+        batching=_batching(bundle),
+        per_version_batching=bundle.get("enable_per_model_batching_params", False),
         ignored=tuple(field for field in WITHOUT_EFFECT if field in bundle),
     )
+
+
+def _batching(bundle: Mapping[str, Any]) -> batching.BatchingParameters | None:
+    # There are no thread pools per run here to be left out; in TensorFlow Serving this field also ends batching.
+    if "batching_parameters" not in bundle or bundle.get("wrap_session_with_no_threading_params", False):
+        return None
+    parameters = batching.from_json(bundle["batching_parameters"])
+    batching.check_pool(parameters)
+    return parameters

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from servable.config import batching, model_config, monitoring_config, platform_config, session_config
 from servable.config.base_path import is_absolute
+from servable.config.batching import BatchingOptions, PlatformBatching
 from servable.config.codec import Codec
 from servable.config.flags import FlagValues
 from servable.config.model_config import LabelRule, ModelConfig, Transition
@@ -113,9 +115,9 @@ class Config:
     loading: LoadingOptions
     session: SessionOptions
     warmup: WarmupOptions
+    batching: BatchingOptions
     platform_file: str | None
-    """If there is one, `session` and `batching_file` do not matter."""
-    batching_file: str | None
+    """If there is one, of `session` and `batching` nothing matters but the number of processors."""
     thread_pool_file: str | None
     monitoring_file: str | None
     drain_timeout_s: float
@@ -130,6 +132,7 @@ class PlatformSpec:
     """How the models of one platform are loaded."""
 
     session: SessionSpec
+    batching: PlatformBatching
     options: PlatformOptions | None = None
     """What a platform file says; `None` if flags say it."""
 
@@ -147,9 +150,15 @@ class Files:
 
 
 def config_from(
-    flags: FlagValues, models: Sequence[ModelConfig] = (), *, environment: Mapping[str, str] = os.environ
+    flags: FlagValues,
+    models: Sequence[ModelConfig] = (),
+    *,
+    environment: Mapping[str, str] = os.environ,
+    processors: int | None = None,
 ) -> Config:
     """The configuration that the flags describe. `models` are served if the flags name none.
+
+    `processors` are what this process may use, `None` for as many as it may.
 
     Reads no file and changes nothing; `InvalidArgumentError` if the flags contradict one another.
     """
@@ -206,8 +215,15 @@ def config_from(
             batch_sizes=batch_sizes("synthesize_warmup_batch_sizes", values["synthesize_warmup_batch_sizes"]),
             check_method_names=values["enable_signature_method_name_check"],
         ),
+        batching=BatchingOptions(
+            enabled=values["enable_batching"],
+            file=values["batching_parameters_file"] or None,
+            per_version=values["enable_batching"] and values["enable_per_model_batching_parameters"],
+            latency_slo_ms=values["latency_slo_ms"] or None,
+            fallback=values["unbatched_fallback"],
+            processors=processors or _processors(),
+        ),
         platform_file=platform_file,
-        batching_file=values["batching_parameters_file"] or None,
         thread_pool_file=values["thread_pool_factory_config_file"] or None,
         monitoring_file=values["monitoring_config_file"] or None,
         drain_timeout_s=values["drain_timeout_seconds"],
@@ -221,6 +237,12 @@ def batch_sizes(name: str, text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*", text):
         raise InvalidArgumentError(f"--{name} takes numbers from 1 on, separated by commas, and not {text!r}")
     return tuple(int(size) for size in text.split(","))
+
+
+def _processors() -> int:
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _server(values: Mapping[str, Any], *, with_rest: bool) -> ServerSpec:
@@ -315,11 +337,14 @@ def _cache_folder(environment: Mapping[str, str]) -> str:
 
 
 def _notes(values: Mapping[str, Any]) -> Sequence[str]:
-    return [
+    notes = [
         f"--{option.name} has no effect: {option.sentence}"
         for option in OPTIONS
         if option.support is Support.WITHOUT_EFFECT and values[option.name] != option.default
     ]
+    if values["enable_per_model_batching_parameters"] and not values["enable_batching"]:
+        notes.append("--enable_per_model_batching_parameters has no effect without --enable_batching")
+    return notes
 
 
 def read_files(config: Config, codec: Codec) -> Files:
@@ -357,18 +382,33 @@ def _platforms(config: Config, codec: Codec) -> tuple[dict[str, PlatformSpec], t
         notes = [
             f"{config.platform_file}: {field} of platform {name} has no effect"
             for name, platform in options.items()
-            for field in (*platform.ignored, *(("batching_parameters",) if platform.batching else ()))
+            for field in platform.ignored
         ]
-        specs = {name: PlatformSpec(spec(one.tags, one.session), one) for name, one in options.items()}
+        specs = {
+            name: PlatformSpec(
+                spec(one.tags, one.session),
+                PlatformBatching(name, config.batching.processors, one.batching, one.per_version_batching),
+                one,
+            )
+            for name, one in options.items()
+        }
         return specs, tuple(notes)
-    if config.batching_file:
-        _parse(config.batching_file, batching.MESSAGE, lambda text: batching.from_text(text, codec))
+    parameters = _parse(
+        config.batching.file, batching.MESSAGE, lambda text: batching.from_flags(config.batching, text, codec)
+    )
     session = _parse(
         config.session.config_file,
         session_config.MESSAGE,
         lambda text: session_config.session_config(config.session, text, codec),
     )
-    return {"tensorflow": PlatformSpec(spec(config.session.tags, session))}, ()
+    batched = PlatformBatching(
+        "tensorflow",
+        config.batching.processors,
+        parameters,
+        config.batching.per_version,
+        config.batching.fallback,
+    )
+    return {"tensorflow": PlatformSpec(spec(config.session.tags, session), batched)}, ()
 
 
 def read_models(path: str, codec: Codec) -> tuple[ModelConfig, ...] | None:

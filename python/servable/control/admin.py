@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from servable.config.codec import Codec
 from servable.config.model_config import model_from_json, to_json
@@ -17,6 +17,9 @@ from servable.errors import InvalidArgumentError, NotFoundError, ServableError, 
 from servable.models.reload import Listed, Reloader, unavailable
 from servable.types import ModelRoutes
 from servable.warmup.recording import DEFAULT_COUNT, DEFAULT_SECONDS, Capturing, record
+
+if TYPE_CHECKING:
+    from servable.engine import Servable
 
 __all__ = ["Admin"]
 
@@ -55,6 +58,7 @@ class Admin:
             "SetLabel": _Method(self._set_label, "SetLabelRequest", "Model", changes=True),
             "RemoveLabel": _Method(self._remove_label, "RemoveLabelRequest", "Model", changes=True),
             "RecordRequests": _Method(self._record, "RecordRequestsRequest", "RecordRequestsResponse", changes=True),
+            "GetBatching": _Method(self._batching, "GetBatchingRequest", "GetBatchingResponse", changes=False),
         }
 
     def rpc(self, name: str) -> Handler:
@@ -151,6 +155,19 @@ class Admin:
         records = record(self._server, name, count, seconds)
         return {"records": [base64.b64encode(one).decode() for one in records]}
 
+    def _batching(self, request: Message) -> Message:
+        name, number = _name(request), request.get("version", 0)
+        self._model(name)
+        known = self._routes().get(name)
+        reports = [
+            {"version": version.version, **_batching_report(version.servable)}
+            for version in (known.versions if known else ())
+            if version.servable is not None and number in (0, version.version)
+        ]
+        if number and not reports:
+            raise NotFoundError(f"Version {number} of model {name} is not available")
+        return {"versions": reports}
+
 
 def _name(request: Message) -> str:
     if not request.get("name"):
@@ -162,6 +179,14 @@ def _label(request: Message) -> str:
     if not request.get("label"):
         raise InvalidArgumentError("Expected a label; got none")
     return str(request["label"])
+
+
+def _batching_report(servable: Servable) -> Message:
+    report = servable.batching()
+    if report is None:
+        return {"mode": "none", "queues": []}
+    decoded: Message = json.loads(report)
+    return decoded
 
 
 def _described(listed: Listed, routes: Mapping[str, ModelRoutes]) -> Message:

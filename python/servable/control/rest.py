@@ -56,6 +56,13 @@ def _recorded(names: Names, body: Any) -> Mapping[str, Any]:
     return {**names, **body}
 
 
+def _of_version(names: Names, body: Any) -> Mapping[str, Any]:
+    version = names.get("version", "0")
+    if not version.isdecimal():
+        raise InvalidArgumentError(f"Expected version to be a number; got {version}")
+    return {**names, "version": int(version)}
+
+
 def _switch(name: str, text: str) -> bool:
     if text not in ("true", "false"):
         raise InvalidArgumentError(f"Expected {name} to be true or false; got {text}")
@@ -71,6 +78,7 @@ ROUTES = (
     Route("DELETE", MODEL, "RemoveModel"),
     Route("PUT", f"{MODEL}/labels/{{label}}", "SetLabel", _labelled),
     Route("DELETE", f"{MODEL}/labels/{{label}}", "RemoveLabel"),
+    Route("GET", f"{MODEL}/batching", "GetBatching", _of_version, query=("version",)),
     Route("POST", f"{MODEL}:record", "RecordRequests", _recorded),
 )
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from servable.config.codec import Codec
-from servable.config.model_config import MESSAGE, ModelConfig, Specific, check_list, model_from_json
+from servable.config.model_config import MESSAGE, ModelConfig, Specific, batching_from_json, check_list, model_from_json
 from servable.errors import ServableError
 from servable.models.source import VersionFolder, aspired, versions_in
 
@@ -107,6 +107,11 @@ def _check_entry(entry: Mapping[str, Any], seen: set[str], note: _Notes, world: 
         note.warning("logging_config", "requests are not logged by this version")
     if "model_type" in entry:
         note.warning("model_type", "model_type is deprecated", 'model_platform: "tensorflow"')
+    try:
+        batching_from_json(name, entry.get("servable", {}).get("batching", {}))
+    except ServableError as error:
+        note.error("batching", error.message)
+        return
     try:
         model = model_from_json(entry)
     except ServableError as error:

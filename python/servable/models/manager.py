@@ -11,7 +11,8 @@ version is prepared (its files are brought), then waits for memory, then is load
 LOADING. Requests reach a version through the published routes while it is AVAILABLE and no longer.
 
 A version that has ended stays known, so that its status can be asked for. It starts anew when it is aspired again after
-it was not, when it comes from another path, or, if it had failed, when its files have changed (`retry`).
+it was not, when it comes from another path or is to be batched otherwise, or, if it had failed, when its files have
+changed (`retry`). While it is loaded it stays as it was loaded.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from servable.config.batching import BatchingParameters
 from servable.config.model_config import Latest, ModelConfig, Policy, Specific
 from servable.errors import ServableError
 
@@ -34,6 +35,8 @@ class Aspired:
     version: int
     path: str
     platform: str = "tensorflow"
+    batching: BatchingParameters | None = None
+    """As its model's configuration has it. A version that is loaded keeps what it was loaded with."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,8 @@ class FileSystemSource:
             remarks.append(f"Refusing to unload all versions for Servable: {model.name}")
         self._remark(model, remarks)
         goals = [
-            Aspired(folder.version, os.path.join(model.base_path, folder.name), model.platform) for folder in chosen
+            Aspired(folder.version, os.path.join(model.base_path, folder.name), model.platform, model.batching)
+            for folder in chosen
         ]
         return _Finding(model, children, goals)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
+from servable.config.batching import BatchingParameters, PlatformBatching
 from servable.errors import FailedPreconditionError
 from servable.types import SessionSpec, WarmupOptions
 from servable.warmup.replay import CountWarmup, count_nothing
@@ -29,13 +30,15 @@ class PlatformSettings:
     op_libraries: tuple[str, ...] = ()
     warmup: WarmupOptions = field(default_factory=WarmupOptions)
     count_warmup: CountWarmup = count_nothing
+    batching: PlatformBatching = field(default_factory=PlatformBatching)
 
 
 class Platform(Protocol):
     """A kind of models. There is one object per name and process; it must be quick to make."""
 
-    def loader(self, name: str, version: int, path: str) -> Loader:
-        """A loader for one attempt to load the model version in the folder `path`.
+    def loader(self, name: str, version: int, path: str, batching: BatchingParameters | None = None) -> Loader:
+        """A loader for one attempt to load the model version in the folder `path`, whose requests are batched as its
+        model's configuration says, if it says anything.
 
         Called from threads of the loading pool, several at a time, once per attempt. `ServableError` with code
         FAILED_PRECONDITION or UNIMPLEMENTED if another attempt cannot succeed either.

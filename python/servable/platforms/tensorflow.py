@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from servable.config import saved_model_config
+from servable.config import batching, saved_model_config
+from servable.config.batching import BatchingParameters
 from servable.config.codec import Codec
-from servable.errors import FailedPreconditionError, NotFoundError, ServableError
+from servable.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, ServableError, reading
 from servable.platforms.base import PlatformSettings
 from servable.platforms.ops import OpPackage, missing_op, package_of
 from servable.storage.base import SAVED_MODEL_FILES, has_saved_model
-from servable.types import SessionSpec
+from servable.types import BatchingSpec, SessionSpec
 from servable.warmup.replay import WarmUp
 
 if TYPE_CHECKING:
@@ -99,8 +100,10 @@ class TensorFlowPlatform:
         self._registered: set[str] = set()
         self._capacity: Mapping[str, int] | None = None
 
-    def loader(self, name: str, version: int, path: str) -> SavedModelLoader:
-        return SavedModelLoader(self, name, version, path)
+    def loader(
+        self, name: str, version: int, path: str, batching: BatchingParameters | None = None
+    ) -> SavedModelLoader:
+        return SavedModelLoader(self, name, version, path, batching)
 
     def memory(self, size_bytes: int) -> Mapping[str, int]:
         """In RAM, where there is a GPU also there: that is where its variables are."""
@@ -116,14 +119,20 @@ class TensorFlowPlatform:
                 self._capacity = {"gpu": gpus[0]} if gpus else {}
             return self._capacity
 
-    def load(self, name: str, version: int, path: str) -> Servable:
-        """Load a SavedModel and warm it up, with the ops of those installed packages that it turns out to need."""
+    def load(self, name: str, version: int, path: str, own: BatchingParameters | None) -> Servable:
+        """Load a SavedModel and warm it up, with the ops of those installed packages that it turns out to need.
+
+        `own` is the batching of its model.
+        """
         runtime = self._open()
+        batched = self._batching(name, path, own)
+        if batched is not None:
+            log.info("Wrapping session to perform batch processing: {name: %s version: %s}", name, version)
         session = self._session(name, version, path)
         registered: set[str] = set()
         while True:
             try:
-                servable = runtime.load(name, version, path, session)
+                servable = runtime.load(name, version, path, session, batched)
                 break
             except self._engine_error as error:
                 op = missing_op(error.message)
@@ -158,6 +167,18 @@ class TensorFlowPlatform:
         for field in config.ignored:
             log.warning("%s has %s in its saved model config, which has no effect", path, field)
         return session
+
+    def _batching(self, name: str, path: str, own: BatchingParameters | None) -> BatchingSpec | None:
+        """How requests for this version are batched. `ServableError` if its file, or what it says, cannot be used."""
+        version, file = None, batching.version_file(path)
+        if self._settings.batching.per_version:
+            try:
+                version = batching.find(path, self._codec)
+            except OSError as error:
+                raise reading(file, error) from error
+            except ValueError as error:
+                raise InvalidArgumentError(f"Invalid protobuf file: '{file}': {error}") from error
+        return batching.spec_of(name, self._settings.batching, own, version)
 
     def _open(self) -> Runtime:
         with self._opening:
@@ -230,11 +251,14 @@ def _holds_saved_model(folder: str) -> bool:
 class SavedModelLoader:
     """One attempt to load one version."""
 
-    def __init__(self, platform: TensorFlowPlatform, name: str, version: int, path: str) -> None:
+    def __init__(
+        self, platform: TensorFlowPlatform, name: str, version: int, path: str, batching: BatchingParameters | None
+    ) -> None:
         self._platform = platform
         self._name = name
         self._version = version
         self._path = path
+        self._batching = batching
 
     def load(self) -> Servable:
-        return self._platform.load(self._name, self._version, self._path)
+        return self._platform.load(self._name, self._version, self._path, self._batching)

@@ -27,7 +27,10 @@ def test_versions_are_on_the_lines_that_scripts_look_for() -> None:
         assert second.startswith("TensorFlow Library: ")
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["serve", "--help"], ["demo", "--help"], ["show", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--help"], ["serve", "--help"], ["demo", "--help"], ["show", "--help"], ["batching", "--help"]],
+)
 def test_help(arguments: list[str]) -> None:
     done = run(*arguments)
     assert done.returncode == 0

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from servable.config.batching import BatchingParameters
 from servable.config.model_config import (
     All,
     LabelRule,
@@ -65,6 +66,27 @@ def test_options_of_a_model() -> None:
         ModelConfig("m", "/m", transition=Transition.RESOURCE_PRESERVING, lazy=True, pinned=True),
     )
     assert from_json(listed(servable={"loading": "EAGER"})) == (ModelConfig("m", "/m", lazy=False),)
+
+
+def test_batching_of_a_model() -> None:
+    assert from_json(listed(servable={"batching": {"max_batch_size": 8}})) == (
+        ModelConfig("m", "/m", batching=BatchingParameters(max_batch_size=8)),
+    )
+    assert from_json(listed(servable={"batching": {}})) == (ModelConfig("m", "/m", batching=BatchingParameters()),)
+
+
+@pytest.mark.parametrize(
+    ("batching", "message"),
+    [
+        ({"num_batch_threads": 0}, "num_batch_threads must be positive; was 0"),
+        ({"max_batch_size": 0}, "input_batch_size_limit must be positive; was 0"),
+        ({"servable": {"padding_policy": 9}}, "padding_policy has to be "),
+    ],
+)
+def test_batching_that_cannot_be_is_refused_with_the_list(batching: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        from_json(listed(servable={"batching": batching}))
+    assert caught.value.message.startswith(f"The batching of model m cannot be: {message}")
 
 
 @pytest.mark.parametrize(
@@ -166,6 +188,7 @@ def test_a_model_survives_json() -> None:
         Transition.RESOURCE_PRESERVING,
         lazy=True,
         pinned=True,
+        batching=BatchingParameters(max_batch_size=8, latency_slo_ms=20.0),
         logging={"sampling_config": {"sampling_rate": 0.5}},
     )
     for model in (full, ModelConfig("m", "/m"), ModelConfig("m", "/m", policy=All(), lazy=False, logging={})):

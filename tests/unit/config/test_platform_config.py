@@ -32,6 +32,7 @@ def test_fields_are_read() -> None:
         enable_model_warmup=True,
         model_warmup_options={"num_request_iterations": 3},
         batching_parameters={"max_batch_size": 4},
+        enable_per_model_batching_params=True,
     )
     assert options == PlatformOptions(
         tags=("serve", "gpu"),
@@ -39,7 +40,22 @@ def test_fields_are_read() -> None:
         warmup=True,
         warmup_iterations=3,
         batching=BatchingParameters(max_batch_size=4),
+        per_version_batching=True,
     )
+
+
+@pytest.mark.parametrize(
+    ("fields", "batching"),
+    [
+        ({}, None),
+        ({"batching_parameters": {}}, BatchingParameters()),
+        ({"batching_parameters": {"max_batch_size": 0}}, BatchingParameters(max_batch_size=0)),  # a version is to fail
+        ({"batching_parameters": {}, "wrap_session_with_no_threading_params": True}, None),
+    ],
+)
+def test_batching_begins_with_parameters(fields: dict[str, Any], batching: BatchingParameters | None) -> None:
+    options = bundle(**fields)
+    assert (options.batching, options.ignored) == (batching, ())
 
 
 def test_what_has_no_effect_is_told() -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from servable.config.batching import BatchingOptions, BatchingParameters, PlatformBatching
 from servable.config.flags import parse
 from servable.config.model_config import LabelRule, ModelConfig
 from servable.config.server_config import Config, StorageOptions, config_from, read_files
@@ -209,9 +211,21 @@ def test_the_root_of_base_paths_is_absolute(root: str) -> None:
     assert config("--model_config_list_root_dir=gs://a").models.root == "gs://a"
 
 
-def test_batching_is_accepted_with_a_warning_and_its_file_is_checked(tmp_path: Path) -> None:
-    (note,) = config("--enable_batching").notes
-    assert note.startswith("--enable_batching has no effect: This version runs requests one by one")
+def test_batching_is_off_unless_it_is_asked_for() -> None:
+    assert config().batching == replace(BatchingOptions(), processors=config().batching.processors)
+    flags = "--enable_batching --enable_per_model_batching_parameters --latency_slo_ms=20 --unbatched_fallback"
+    made = config_from(parse(["--model_base_path=/m", *flags.split()]), processors=3)
+    assert made.batching == BatchingOptions(True, None, True, 20.0, True, 3)
+    assert config("--enable_batching").notes == ()
+
+
+def test_parameters_of_versions_need_batching() -> None:
+    made = config("--enable_per_model_batching_parameters")
+    assert not made.batching.per_version
+    assert made.notes == ("--enable_per_model_batching_parameters has no effect without --enable_batching",)
+
+
+def test_the_file_of_batching_is_read(tmp_path: Path) -> None:
     file = tmp_path / "batching"
     flag = f"--batching_parameters_file={file}"
     with pytest.raises(InvalidArgumentError, match="is set without setting server_options"):
@@ -225,6 +239,28 @@ def test_batching_is_accepted_with_a_warning_and_its_file_is_checked(tmp_path: P
     file.write_text("max_batch")
     with pytest.raises(MalformedFileError):
         read_files(batched, FakeCodec())
+    file.write_text('{"max_batch_size": 0, "num_batch_threads": 2}')
+    assert read_files(batched, FakeCodec()).platforms["tensorflow"].batching == PlatformBatching(
+        "tensorflow",
+        batched.batching.processors,
+        BatchingParameters(max_batch_size=0, num_batch_threads=2),
+    )
+
+
+def test_batching_of_a_platform_file(tmp_path: Path) -> None:
+    file = tmp_path / "platforms"
+    adapter = {
+        "@type": "type.googleapis.com/tensorflow.serving.SavedModelBundleSourceAdapterConfig",
+        "legacy_config": {"batching_parameters": {"max_batch_size": 8}, "enable_per_model_batching_params": True},
+    }
+    file.write_text(json.dumps({"platform_configs": {"mine": {"source_adapter_config": adapter}}}))
+    flags = [f"--platform_config_file={file}", "--latency_slo_ms=5", "--unbatched_fallback"]
+    made = config_from(parse(["--model_base_path=/m", *flags]), processors=3)
+    assert [note.split()[0] for note in made.notes] == ["--latency_slo_ms", "--unbatched_fallback"]
+    files = read_files(made, FakeCodec())
+    expected = PlatformBatching("mine", 3, BatchingParameters(max_batch_size=8), per_version=True)
+    assert files.platforms["mine"].batching == expected
+    assert files.notes == ()
 
 
 def test_a_platform_file_decides_what_flags_decide_otherwise(tmp_path: Path) -> None:
@@ -249,10 +285,7 @@ def test_a_platform_file_decides_what_flags_decide_otherwise(tmp_path: Path) -> 
     files = read_files(made, FakeCodec())
     assert list(files.platforms) == ["mine"]
     assert files.platforms["mine"].session.tags == ("gpu",)
-    assert files.notes == (
-        f"{file}: mixed_precision of platform mine has no effect",
-        f"{file}: batching_parameters of platform mine has no effect",
-    )
+    assert files.notes == (f"{file}: mixed_precision of platform mine has no effect",)
 
 
 def test_without_a_platform_file_there_is_one_platform() -> None:

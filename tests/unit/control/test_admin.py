@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from servable.config.model_config import ModelConfig, Specific
@@ -16,7 +17,10 @@ from servable.models.reload import Listed, Reloader
 from servable.models.resolution import Failure, Resolution
 from servable.types import ModelRoutes, VersionRoute
 
-from tests.unit.fakes import FakeCodec
+from tests.unit.fakes import FakeCodec, FakeServable
+
+if TYPE_CHECKING:
+    from servable.engine import Servable
 
 ROUTES = {
     "a/b": ModelRoutes([VersionRoute(2, "AVAILABLE"), VersionRoute(1, "END", "NOT_FOUND", "gone")]),
@@ -53,8 +57,8 @@ class FakeServer:
         return [f"{model} {number}".encode() for number in range(count)]
 
 
-def ask(reloader: FakeReloader, method: str, **fields: Any) -> Any:
-    find = find_handler(cast(Reloader, reloader), lambda: ROUTES, lambda name, version: None, FakeServer(), FakeCodec())
+def ask(reloader: FakeReloader, method: str, routes: Mapping[str, ModelRoutes] = ROUTES, **fields: Any) -> Any:
+    find = find_handler(cast(Reloader, reloader), lambda: routes, lambda name, version: None, FakeServer(), FakeCodec())
     return json.loads(find(method).answer(json.dumps(fields).encode() if fields else b""))
 
 
@@ -119,6 +123,11 @@ def test_waiting_is_a_choice() -> None:
 @pytest.mark.parametrize(
     ("method", "fields", "status"),
     [
+        ("GET /admin/v1/models/none/batching", {}, "NOT_FOUND: Model none is not configured"),
+        ("GET /admin/v1/models/z/batching?version=1", {}, "NOT_FOUND: Version 1 of model z is not available"),
+        ("GET /admin/v1/models/a%2Fb/batching?version=2", {}, "NOT_FOUND: Version 2 of model a/b is not available"),
+        ("GET /admin/v1/models/z/batching?versions=1", {}, "INVALID_ARGUMENT: GET /admin/v1/models/{name}/batching"),
+        ("GET /admin/v1/models/z/batching?version=x", {}, "INVALID_ARGUMENT: Expected version to be a number; got x"),
         ("GET /admin/v1/models/none", {}, "NOT_FOUND: Model none is not configured"),
         ("GET /admin/v1/model", {}, "NOT_FOUND: Nothing is at /admin/v1/model; models are at /admin/v1/models"),
         ("GET /admin/v1/models/a/b", {}, "NOT_FOUND: Nothing is at"),
@@ -161,11 +170,17 @@ def test_only_calls_that_change_something_may_wait(reloader: FakeReloader) -> No
     find = find_handler(cast(Reloader, reloader), lambda: ROUTES, lambda name, version: None, FakeServer(), FakeCodec())
     waits = {
         method: find(method).may_wait
-        for method in ("HandleReloadConfigRequest", "GET /admin/v1/models", "PUT /admin/v1/models/m")
+        for method in (
+            "HandleReloadConfigRequest",
+            "GET /admin/v1/models",
+            "GET /admin/v1/models/m/batching",
+            "PUT /admin/v1/models/m",
+        )
     }
     assert waits == {
         "HandleReloadConfigRequest": True,
         "GET /admin/v1/models": False,
+        "GET /admin/v1/models/m/batching": False,
         "PUT /admin/v1/models/m": True,
     }
 
@@ -188,6 +203,24 @@ def test_a_version_is_asked_for() -> None:
 
 @pytest.mark.parametrize("method", ["servable.admin.v1.Admin/RecordRequests", "POST /admin/v1/models/a%2Fb:record"])
 def test_requests_are_recorded(reloader: FakeReloader, method: str) -> None:
-    fields = {"name": "a/b"} if "Admin" in method else {}
+    fields: dict[str, Any] = {"name": "a/b"} if "Admin" in method else {}
     answer = ask(reloader, method, count=2, **fields)
     assert [base64.b64decode(record) for record in answer["records"]] == [b"a/b 0", b"a/b 1"]
+
+
+def batched(version: int, report: dict[str, Any] | None) -> VersionRoute:
+    servable = FakeServable("z", version, [])
+    servable.report = report
+    return VersionRoute(version, "AVAILABLE", servable=cast("Servable", servable))
+
+
+def test_batching_is_told_of(reloader: FakeReloader) -> None:
+    report = {"mode": "fixed", "latency_slo_ms": None, "queues": [{"inputs": ["x:0"], "batches": 3}]}
+    routes = {"z": ModelRoutes([VersionRoute(3, "LOADING"), batched(2, report), batched(1, None)])}
+    second, first = {"version": 2, **report}, {"version": 1, "mode": "none", "queues": []}
+    rpc = "servable.admin.v1.Admin/GetBatching"
+    assert ask(reloader, "GET /admin/v1/models/z/batching", routes) == {"versions": [second, first]}
+    assert ask(reloader, rpc, routes, name="z") == {"versions": [second, first]}
+    assert ask(reloader, "GET /admin/v1/models/z/batching?version=1", routes) == {"versions": [first]}
+    assert ask(reloader, rpc, routes, name="z", version=2) == {"versions": [second]}
+    assert ask(reloader, "GET /admin/v1/models/z/batching") == {"versions": []}

@@ -60,6 +60,10 @@ def test_nothing_is_said_about_what_is_right() -> None:
         ({"base_path": "/broken"}, "error base_path: does not parse"),
         ({"base_path": "/plain"}, "warning base_path: /plain/1 has no signature that requests could name"),
         ({"base_path": "/tagged"}, "warning base_path: /tagged/1 has no graph with the tag serve alone"),
+        (
+            {"servable": {"batching": {"max_batch_size": 0}}},
+            "error batching: The batching of model m cannot be: input_batch_size_limit must be positive; was 0",
+        ),
         ({"logging_config": {}}, "warning logging_config: requests are not logged by this version"),
         (
             {"model_platform": "", "model_type": "TENSORFLOW"},

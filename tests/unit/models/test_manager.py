@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import cast
 
 import pytest
+from servable.config.batching import BatchingParameters
 from servable.config.model_config import ModelConfig, Transition
 from servable.errors import FailedPreconditionError, IncompleteError, NotFoundError, ServableError
 from servable.models.loader import Loader, Prepared
@@ -31,6 +32,7 @@ class World:
 
     def __init__(self, retries: int = 0, *, limit: int = 0, usual: Keeping | None = None) -> None:
         self.events: list[str] = []
+        self.prepared: list[Aspired] = []
         self.errors: dict[str, ServableError] = {}
         self.while_loading: Callable[[], None] = lambda: None
         self.clock = FakeClock()
@@ -53,6 +55,7 @@ class World:
     def prepare(self, name: str, goal: Aspired) -> Prepared:
         if goal.path in self.incomplete:
             raise IncompleteError("half of it", retry_after_s=0.5)
+        self.prepared.append(goal)
         loader = cast(Loader, FakeLoader(self, name, goal))
         return Prepared(
             loader, {"ram": self.sizes.get(goal.path, 0)}, release=lambda: self.events.append(f"release {goal.path}")
@@ -741,6 +744,38 @@ class TestOddTimes:
         world.pass_time(100)
         world.work()
         assert world.events.count("load m/1") == 1
+        assert world.states() == {1: "AVAILABLE"}
+
+    def test_a_version_that_is_loaded_keeps_its_batching(self) -> None:
+        world = World(limit=100, usual=Keeping(lazy=True))
+        world.sizes = {"/m/1": 60, "/n/1": 60}
+        world.aspire(1)
+        world.aspire(1, name="n", path="/n")
+        world.ask_for(1)
+        world.work()
+        batching = BatchingParameters(max_batch_size=8)
+        world.manager.aspire({"m": [Aspired(1, "/m/1", batching=batching)]})
+        world.manager.process()
+        world.work()
+        assert [goal.batching for goal in world.prepared] == [None]
+        world.pass_time(LEAST_STAY_S)
+        world.ask_for(1, name="n")
+        world.work()  # unloads the other
+        world.pass_time(LEAST_STAY_S)
+        world.ask_for(1)
+        world.work()
+        assert [goal.batching for goal in world.prepared if goal.path == "/m/1"] == [None, batching]
+
+    def test_a_version_that_failed_is_tried_with_other_batching(self) -> None:
+        world = World()
+        world.errors["/m/1"] = ServableError("input_batch_size_limit must be positive; was 0", code="INVALID_ARGUMENT")
+        world.aspire(1)
+        world.work()
+        assert world.states() == {1: "END"}
+        world.errors.clear()
+        world.manager.aspire({"m": [Aspired(1, "/m/1", batching=BatchingParameters())]})
+        world.manager.process()
+        world.work()
         assert world.states() == {1: "AVAILABLE"}
 
     def test_nobody_but_a_start_waits_for_files_that_do_not_come(self) -> None:

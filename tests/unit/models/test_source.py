@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
+from servable.config.batching import BatchingParameters
 from servable.config.model_config import All, Latest, ModelConfig, Policy, Specific
 from servable.errors import ServableError
 from servable.models.source import Aspired, FileSystemSource, VersionFolder, aspired, versions_in
@@ -82,6 +84,16 @@ def test_the_announcement_carries_path_and_platform() -> None:
     source = FileSystemSource(seen.update, folders=lambda path: ["007"])
     source.replace([A])
     assert seen == {"a": [Aspired(7, "/a/007", "tensorflow")]}
+
+
+def test_the_announcement_carries_how_a_model_is_batched() -> None:
+    seen: dict[str, Sequence[Aspired]] = {}
+    source = FileSystemSource(seen.update, folders=lambda path: ["1"])
+    batching = BatchingParameters(max_batch_size=8)
+    source.replace([replace(A, batching=batching)])
+    assert seen == {"a": [Aspired(1, "/a/1", batching=batching)]}
+    source.replace([A])
+    assert seen == {"a": [Aspired(1, "/a/1")]}
 
 
 def test_a_missing_base_path_concerns_its_own_model_only() -> None:

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
-from servable.errors import FailedPreconditionError, NotFoundError, ServableError
+from servable.config.batching import BatchingParameters, PlatformBatching, spec_of
+from servable.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, ServableError
 from servable.platforms.base import PlatformSettings
 from servable.platforms.tensorflow import LIBRARIES, TensorFlowPlatform, find_package
-from servable.types import SessionSpec
+from servable.types import BatchingSpec, SessionSpec
 
 from tests.unit.fakes import FakeCodec, FakeServable
 
@@ -31,6 +32,7 @@ class FakeRuntime:
         self.registered: list[str] = []
         self.opened: list[tuple[str, str]] = []
         self.sessions: list[SessionSpec] = []
+        self.batchings: list[BatchingSpec | None] = []
 
     def open(self, framework: str, library: str) -> Runtime:
         self.opened.append((framework, library))
@@ -41,8 +43,11 @@ class FakeRuntime:
             raise FakeEngineError("NOT_FOUND", "undefined symbol")
         self.registered.append(Path(library).stem)
 
-    def load(self, name: str, version: int, path: str, session: SessionSpec) -> Servable:
+    def load(
+        self, name: str, version: int, path: str, session: SessionSpec, batching: BatchingSpec | None = None
+    ) -> Servable:
         self.sessions.append(session)
+        self.batchings.append(batching)
         if path.endswith("absent"):
             raise FakeEngineError("NOT_FOUND", "Could not find SavedModel")
         for op in self.ops:
@@ -52,11 +57,13 @@ class FakeRuntime:
 
 
 class World:
-    def __init__(self, folder: Path, *ops: str, op_libraries: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, folder: Path, *ops: str, op_libraries: tuple[str, ...] = (), batching: PlatformBatching | None = None
+    ) -> None:
         self.folder = folder
         self.runtime = FakeRuntime(*ops)
         self.platform = TensorFlowPlatform(
-            PlatformSettings(SessionSpec(), op_libraries),
+            PlatformSettings(SessionSpec(), op_libraries, batching=batching or PlatformBatching()),
             open_runtime=self.runtime.open,
             engine_error=cast("type[EngineError]", FakeEngineError),
             find_package=self._find,
@@ -78,8 +85,8 @@ class World:
             (self.folder / file).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / file).touch()
 
-    def load(self, path: str = "/m/1") -> object:
-        return self.platform.loader("m", 1, path).load()
+    def load(self, path: str = "/m/1", own: BatchingParameters | None = None) -> object:
+        return self.platform.loader("m", 1, path, own).load()
 
 
 @pytest.fixture
@@ -216,3 +223,59 @@ def test_a_version_may_say_how_its_sessions_are_made(folder: Path, caplog: pytes
     world.load(path=str(folder / "m"))
     assert world.runtime.sessions[-1] == SessionSpec()
     assert "Failed to load saved model config: " in caplog.text
+
+
+def test_requests_are_batched_as_platform_and_model_say(folder: Path) -> None:
+    unbatched, batched = World(folder), World(folder, batching=PlatformBatching(parameters=BatchingParameters()))
+    own = BatchingParameters(max_batch_size=8)
+    for world in (unbatched, batched):
+        world.load()
+        world.load(own=own)
+    assert unbatched.runtime.batchings == [None, spec_of("m", PlatformBatching(), own, None)]
+    usual, special = batched.runtime.batchings
+    assert usual is not None
+    assert special is not None
+    assert (usual.max_batch_size, special.max_batch_size) == (1000, 8)
+
+
+def test_a_version_may_say_how_it_is_batched(folder: Path) -> None:
+    version = folder / "m"
+    version.mkdir()
+    file = version / "batching_params.pbtxt"
+    world = World(folder, batching=PlatformBatching(parameters=BatchingParameters(), per_version=True))
+    world.load(path=str(version))
+    file.write_text('{"max_batch_size": 8}')
+    world.load(path=str(version))
+    first, second = world.runtime.batchings
+    assert first is None
+    assert second is not None
+    assert second.max_batch_size == 8
+    elsewhere = World(folder)
+    elsewhere.load(path=str(version))
+    assert elsewhere.runtime.batchings == [None]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("max_batch", "Invalid protobuf file: '{file}': 1:1: Expecting value"),
+        ('{"max_batch_size": 0}', "input_batch_size_limit must be positive; was 0"),
+    ],
+)
+def test_batching_that_cannot_be_fails_the_load(folder: Path, content: str, message: str) -> None:
+    version = folder / "m"
+    version.mkdir()
+    file = version / "batching_params.pbtxt"
+    file.write_text(content)
+    world = World(folder, batching=PlatformBatching(parameters=BatchingParameters(), per_version=True))
+    with pytest.raises(InvalidArgumentError) as caught:
+        world.load(path=str(version))
+    assert caught.value.message == message.format(file=file)
+    assert world.runtime.sessions == []
+
+
+def test_a_file_of_batching_that_cannot_be_read_fails_the_load(folder: Path) -> None:
+    (folder / "m" / "batching_params.pbtxt").mkdir(parents=True)
+    world = World(folder, batching=PlatformBatching(parameters=BatchingParameters(), per_version=True))
+    with pytest.raises(ServableError, match=r"batching_params\.pbtxt; Is a directory"):
+        world.load(path=str(folder / "m"))
