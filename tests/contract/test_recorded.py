@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -42,6 +43,8 @@ def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str,
 
 def start(stack: ExitStack, setup: Json, run: Path) -> Client:
     places = {"${RUN}": str(run), "${MODELS}": str(MODELS)}
+    for path, version in setup.get("stage", {}).items():
+        shutil.copytree(MODELS / version, run / path)
     for path, text in setup.get("files", {}).items():
         (run / path).write_text(replaced(text, list(places.items())))
     flags = [replaced(flag, list(places.items())) for flag in setup["flags"]]

@@ -232,8 +232,8 @@ impl Servable {
         summaries.map(|summaries| summaries.to_string()).map_err(raised)
     }
 
-    fn batching(&self) -> PyResult<Option<String>> {
-        Ok(self.loaded()?.batching().map(|batching| batching::report(batching).to_string()))
+    fn batching(&self) -> Option<String> {
+        self.share()?.batching().map(|batching| batching::report(batching).to_string())
     }
 
     #[pyo3(signature = (record, iterations = 1, check_method_names = false))]

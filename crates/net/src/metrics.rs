@@ -41,8 +41,20 @@ pub(crate) struct Metrics {
     batching: BatchingMetrics,
 }
 
-/// What the original tells of batching: of all models together.
+const BATCHES: &str = "servable_batches_total";
+const BATCH_ROWS: &str = "servable_batch_rows";
+const BATCH_FILL: &str = "servable_batch_fill_ratio";
+const BATCH_PADDING: &str = "servable_batch_padding_rows_total";
+const BATCH_STAGES: &str = "servable_batch_stage_seconds";
+
+/// Batches. What the original tells is of all models together, and has its names and units; the rest is of each
+/// signature, in Prometheus' own units.
 struct BatchingMetrics {
+    batches: IntCounterVec,
+    rows: HistogramVec,
+    fill: HistogramVec,
+    padding_rows: IntCounterVec,
+    stages: HistogramVec,
     queuing: HistogramVec,
     runs: IntCounterVec,
     input_size: HistogramVec,
@@ -64,16 +76,37 @@ impl BatchingMetrics {
             input_size: sizes(INPUT_SIZE, "rows of requests, once for each input", &[])?,
             processed_size: sizes(PROCESSED_SIZE, "rows of batches with padding", &[])?,
             padding: sizes(PADDING_SIZE, "rows of padding", &["execution_batch_size"])?,
+            batches: IntCounterVec::new(
+                Opts::new(BATCHES, "batches by why they were cut"),
+                &["model", "signature", "reason"],
+            )?,
+            rows: sizes(BATCH_ROWS, "rows of batches without padding", &["model", "signature"])?,
+            fill: HistogramVec::new(
+                HistogramOpts::new(BATCH_FILL, "rows of batches, of those that they could have had")
+                    .buckets((1..=10).map(|tenths| f64::from(tenths) / 10.0).collect()),
+                &["model", "signature"],
+            )?,
+            padding_rows: IntCounterVec::new(Opts::new(BATCH_PADDING, "rows of padding"), &["model", "signature"])?,
+            stages: HistogramVec::new(
+                HistogramOpts::new(BATCH_STAGES, "where the time of batches goes")
+                    .buckets(exponential_buckets(20e-6, 2.0, 20)?),
+                &["model", "signature", "stage"],
+            )?,
         })
     }
 
-    fn collectors(&self) -> [(&'static str, &'static str, &dyn Collector); 5] {
+    fn collectors(&self) -> [(&'static str, &'static str, &dyn Collector); 10] {
         [
             (QUEUING_LATENCY, "histogram", &self.queuing),
             (WRAPPED_RUNS, "counter", &self.runs),
             (INPUT_SIZE, "histogram", &self.input_size),
             (PROCESSED_SIZE, "histogram", &self.processed_size),
             (PADDING_SIZE, "histogram", &self.padding),
+            (BATCHES, "counter", &self.batches),
+            (BATCH_ROWS, "histogram", &self.rows),
+            (BATCH_FILL, "histogram", &self.fill),
+            (BATCH_PADDING, "counter", &self.padding_rows),
+            (BATCH_STAGES, "histogram", &self.stages),
         ]
     }
 }
@@ -95,6 +128,22 @@ impl Observer for Metrics {
         if batch.padded_rows <= MOST_LABELLED_ROWS {
             let padding = metrics.padding.with_label_values(&[&batch.padded_rows.to_string()]);
             padding.observe((batch.padded_rows - batch.rows) as f64);
+        }
+        let labels = [batch.servable.name(), batch.signature];
+        let [model, signature] = labels;
+        metrics.batches.with_label_values(&[model, signature, batch.reason.name()]).inc();
+        metrics.rows.with_label_values(&labels).observe(batch.rows as f64);
+        metrics.fill.with_label_values(&labels).observe(batch.rows as f64 / batch.limit.max(batch.rows) as f64);
+        metrics.padding_rows.with_label_values(&labels).inc_by((batch.padded_rows - batch.rows) as u64);
+        let stage = |name: &str| metrics.stages.with_label_values(&[model, signature, name]);
+        let queue = stage("queue");
+        for wait in batch.waits {
+            queue.observe(wait.as_secs_f64());
+        }
+        if let Some(times) = batch.times {
+            for (name, took) in [("concat", times.concat), ("run", times.run), ("split", times.split)] {
+                stage(name).observe(took.as_secs_f64());
+            }
         }
     }
 }
@@ -298,7 +347,7 @@ mod tests {
     #[test]
     fn the_page_looks_as_dashboards_expect() {
         let metrics = Metrics::new().expect("names are valid");
-        assert_eq!(metrics.page().lines().count(), 10, "types are there before the first request");
+        assert_eq!(metrics.page().lines().count(), 15, "types are there before the first request");
         metrics.answered("m\"", true, Entry { api: "predict", entrypoint: "REST" }, Ok(()), Duration::from_micros(11));
         let page = metrics.page();
         for line in [

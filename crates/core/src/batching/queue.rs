@@ -74,7 +74,10 @@ pub struct BatchFacts<'a> {
     pub rows: usize,
     /// With padding.
     pub padded_rows: usize,
-    pub times: Times,
+    /// Rows that batches were cut at.
+    pub limit: usize,
+    /// Nothing for one that failed.
+    pub times: Option<Times>,
 }
 
 /// How long the parts of a batch took.
@@ -508,7 +511,8 @@ impl Batch {
             Err(_) => (tasks.iter().map(|task| run.alone(task)).collect(), true),
         };
         let padded_rows = target.max(rows);
-        locked(&queue.state).learn(&queue, &waits, rows, padded_rows, (!has_failed).then_some(times));
+        let times = (!has_failed).then_some(times);
+        let limit = locked(&queue.state).learn(&queue, &waits, rows, padded_rows, times);
         drop(slot);
         for (task, outcome) in tasks.into_iter().zip(outcomes) {
             answer(task, outcome);
@@ -521,6 +525,7 @@ impl Batch {
             waits: &waits,
             rows,
             padded_rows,
+            limit,
             times,
         });
     }
@@ -641,8 +646,16 @@ fn answer(task: Task, outcome: Result<Vec<Tensor>, Status>) {
 }
 
 impl QueueState {
-    /// Takes note of a batch that has been run; of how long that took, if it succeeded.
-    fn learn(&mut self, queue: &Queue, waits: &[Duration], rows: usize, padded_rows: usize, times: Option<Times>) {
+    /// Takes note of a batch that has been run; of how long that took, if it succeeded. Gives the limit that it was cut by.
+    fn learn(
+        &mut self,
+        queue: &Queue,
+        waits: &[Duration],
+        rows: usize,
+        padded_rows: usize,
+        times: Option<Times>,
+    ) -> usize {
+        let limit_before = self.limit;
         let counters = &mut self.counters;
         counters.batches += 1;
         counters.batched_rows += rows as u64;
@@ -654,7 +667,7 @@ impl QueueState {
         let Some(times) = times else {
             counters.failed_batches += 1;
             counters.retried += if waits.len() > 1 { waits.len() as u64 } else { 0 };
-            return;
+            return limit_before;
         };
         counters.concat.note(times.concat);
         counters.run.note(times.run);
@@ -670,6 +683,7 @@ impl QueueState {
                 self.count_anew();
             }
         }
+        limit_before
     }
 }
 
