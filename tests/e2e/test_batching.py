@@ -153,8 +153,8 @@ def test_what_cannot_be_batched_runs_on_its_own_if_asked_for(tmp_path: Path) -> 
 
 @pytest.fixture
 def crowded(tmp_path: Path) -> Iterator[ServerProcess]:
-    """One thread that is busy for a while with each request, and room for one that waits."""
-    parameters = "max_batch_size { value: 1 } max_enqueued_batches { value: 1 } num_batch_threads { value: 1 }"
+    """One thread that is busy for a while with each request, and room for two that wait."""
+    parameters = "max_batch_size { value: 1 } max_enqueued_batches { value: 2 } num_batch_threads { value: 1 }"
     with batching(tmp_path, parameters, "slow") as server:
         yield server
 
