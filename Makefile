@@ -10,8 +10,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 RUST_SOURCES := $(shell find crates proto -type f) Cargo.toml Cargo.lock
 ENGINE := $(VENV)/.engine
 TOOLS := $(VENV)/.tools
+BENCH_TOOLS := $(VENV)/.bench-tools
 
-.PHONY: own-target help install demo test test-rust test-python test-compat fuzz soak check format bench wheel clean
+.PHONY: own-target help install demo test test-rust test-python test-compat fuzz soak check format wheel clean
+.PHONY: bench bench-quick
 
 help: ## List what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,6 +25,10 @@ $(TOOLS): pyproject.toml
 	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/pip install --quiet --group dev
 	$(BIN)/pip install --quiet --no-deps tensorflow-serving-api tensorflow-text
+	touch $@
+
+$(BENCH_TOOLS): $(TOOLS)
+	$(BIN)/pip install --quiet --group bench
 	touch $@
 
 # Checkouts share the target folder, and Cargo knows files by their time alone: after another checkout has built there,
@@ -76,10 +82,17 @@ format: install ## Put everything into shape
 soak: install ## Change versions of three models SOAK_SWAPS (200) times each, with everything going wrong that can
 	SERVABLE_SOAK_SWAPS=$(or $(SOAK_SWAPS),200) $(BIN)/pytest tests/e2e/test_never_lose.py --timeout=3600 -s
 
-bench: install ## Measure speed, as ratios to a native gRPC echo, and what clients feel while versions change
+bench: install $(BENCH_TOOLS) ## Measure speed beside a native gRPC echo, changes of versions, many models, and batching
 	$(BIN)/python benches/run.py
 	$(BIN)/python benches/quiet.py
 	$(BIN)/python benches/many.py
+	$(BIN)/python benches/batching.py
+
+bench-quick: install $(BENCH_TOOLS) ## The same, briefly: does it still work?
+	$(BIN)/python benches/run.py --quick
+	$(BIN)/python benches/quiet.py --quick
+	$(BIN)/python benches/many.py --models=20 --seconds=1
+	$(BIN)/python benches/batching.py --quick
 
 wheel: $(TOOLS) own-target ## Build the abi3 wheel into dist/
 	$(BIN)/maturin build --release --locked --out dist

@@ -273,11 +273,11 @@ def is_open(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def is_available() -> bool:
-    if not is_open(REST_PORT):
+def is_available(rest_port: int = REST_PORT, model: str = "half_plus_two") -> bool:
+    if not is_open(rest_port):
         return False
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{REST_PORT}/v1/models/half_plus_two", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{rest_port}/v1/models/{model}", timeout=5) as answer:
             return b"AVAILABLE" in answer.read()
     except OSError:
         return False
