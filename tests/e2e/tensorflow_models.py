@@ -193,6 +193,24 @@ def write_text_classifier(folder: Path) -> None:
     tf.saved_model.save(module, str(folder), {"serving_default": module.classify})
 
 
+def write_batch_function(folder: Path, threads: int) -> None:
+    """Batches of four in its graph. Each row of the answer is the sum of all rows of its batch."""
+
+    def summed(x: Any) -> Any:
+        return x * 0 + tf.reduce_sum(x)
+
+    batched = tf.nondifferentiable_batch_function(
+        num_batch_threads=threads,
+        max_batch_size=4,
+        batch_timeout_micros=60_000_000,
+        allowed_batch_sizes=[4],
+        max_enqueued_batches=10,
+    )(summed)
+    module = tf.Module()
+    module.serve = tf.function(lambda x: {"y": batched(x)}, input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+    tf.saved_model.save(module, str(folder), {"serving_default": module.serve})
+
+
 def write_trees(folder: Path) -> None:
     """Boosted trees over `tf.Example`, with signatures for Classify and Regress that only TensorFlow 1 can write.
 

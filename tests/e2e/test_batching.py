@@ -18,6 +18,7 @@ import pytest
 from tests.e2e.grpc_client import Grpc, code_of, predict_request
 from tests.e2e.rest_client import Rest
 from tests.e2e.server import MODELS, Model, ServerProcess, command, free_ports, serving, wait_until
+from tests.e2e.tensorflow_models import write_batch_function
 
 CLIENTS = 16
 
@@ -194,3 +195,25 @@ def test_unloading_does_not_wait_for_the_timeout(tmp_path: Path) -> None:
         (base / "2").symlink_to(MODELS / "half" / "7")
         wait_until(lambda: client.states("half").get(1) == "END", "version 1 is unloaded")
         assert list(waiting.result().outputs["y"].float_val) == [2.5]
+
+
+def test_batching_in_the_graph_needs_no_flag(tmp_path: Path) -> None:
+    write_batch_function(tmp_path / "models" / "inside" / "1", threads=1)
+    models = [Model("inside", tmp_path / "models" / "inside")]
+    with serving(models, tmp_path) as server, Grpc(server.grpc_address) as client:
+
+        def ask(value: float) -> list[float]:
+            request = predict_request("inside", {"x": np.array([value], np.float32)})
+            return list(client.predict(request).outputs["y"].float_val)
+
+        for _ in range(20):  # the more brief runs, the more a network thread is tempted to do them itself
+            answers = together(*(lambda value=value: ask(value) for value in (1.0, 2.0, 4.0, 8.0)))
+            assert answers == [[15.0]] * 4
+
+
+def test_batching_in_the_graph_that_adapts_itself(tmp_path: Path) -> None:
+    write_batch_function(tmp_path / "models" / "inside" / "1", threads=0)
+    models = [Model("inside", tmp_path / "models" / "inside")]
+    with serving(models, tmp_path) as server, Grpc(server.grpc_address) as client:
+        request = predict_request("inside", {"x": np.ones(4, np.float32)})
+        assert list(client.predict(request).outputs["y"].float_val) == [4.0] * 4

@@ -118,6 +118,7 @@ pub struct Servable {
     by_name: HashMap<String, usize>,
     session: Box<dyn Session>,
     batching: Option<Batching>,
+    waits_for_others: bool,
     used: LastUse,
 }
 
@@ -137,13 +138,29 @@ impl Servable {
         }
         let used = LastUse::default();
         used.note(Instant::now());
-        Self { name, version, description, signatures: indexed, by_name, session, batching: None, used }
+        Self {
+            name,
+            version,
+            description,
+            signatures: indexed,
+            by_name,
+            session,
+            batching: None,
+            waits_for_others: false,
+            used,
+        }
     }
 
     /// The same, with requests gathered into batches.
     #[must_use]
     pub fn batched(self, batching: Batching) -> Self {
         Self { batching: Some(batching), ..self }
+    }
+
+    /// The same, with runs that wait for other runs: a network thread that did one would not get at the others.
+    #[must_use]
+    pub fn waiting_for_others(self) -> Self {
+        Self { waits_for_others: true, ..self }
     }
 
     pub fn batching(&self) -> Option<&Batching> {
@@ -220,7 +237,10 @@ impl Servable {
 
     /// How a run with so many bytes of input is best done.
     pub(crate) fn stage(&self, signature: usize, input_bytes: usize) -> Stage {
-        self.signatures[signature].1.stage(input_bytes)
+        match self.signatures[signature].1.stage(input_bytes) {
+            Stage::Inline if self.waits_for_others => Stage::Aside,
+            stage => stage,
+        }
     }
 
     /// Runs the session in this thread, or in its pool while this thread waits.

@@ -134,7 +134,8 @@ fn load(
     let makes_threads = memmem::find(meta_graph.as_ref(), BATCHING_OP).is_some();
     let signatures = saved_model::signatures(meta_graph.as_ref(), |tensor| session.endpoint(tensor))?;
     let description = saved_model::description(Bytes::from_owner(meta_graph))?;
-    Ok((CoreServable::new(name, version, description, signatures, Box::new(session)), makes_threads))
+    let servable = CoreServable::new(name, version, description, signatures, Box::new(session));
+    Ok((if makes_threads { servable.waiting_for_others() } else { servable }, makes_threads))
 }
 
 /// Closes a session and gives its memory back to the system, which for a large one takes a while: at low priority.

@@ -1,0 +1,164 @@
+//! Threads that queues share, and who looks what is to be run on them.
+//!
+//! Whoever changes something looks after what follows from it: a request that makes a batch possible starts a task on its
+//! own network thread, which finds, once the other requests that have come in are queued too, what is to be run; a thread
+//! that has run a batch looks for the next one. Brief batches are run where they are found.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+use tokio::runtime::Handle;
+
+use super::batch::{Batch, Observer};
+use super::parameters::Parameters;
+use super::queue::{Found, Queue};
+use crate::servable::Stage;
+
+/// The moment, by the clock that tests can stop.
+pub(super) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The pools of a server.
+pub struct Scheduler {
+    threads: Handle,
+    observer: Arc<dyn Observer>,
+    pools: Mutex<HashMap<Arc<str>, Weak<Pool>>>,
+}
+
+impl Scheduler {
+    /// Batches that are not brief are run on blocking threads of `threads`.
+    pub fn new(threads: Handle, observer: Arc<dyn Observer>) -> Self {
+        Self { threads, observer, pools: Mutex::default() }
+    }
+
+    /// The pool that the parameters name; the first ones to do so say how many threads it has.
+    pub(super) fn pool(&self, parameters: &Parameters) -> Arc<Pool> {
+        let mut pools = locked(&self.pools);
+        if let Some(pool) = pools.get(&parameters.pool).and_then(Weak::upgrade) {
+            return pool;
+        }
+        let pool = self.own_pool(parameters);
+        pools.retain(|_, pool| pool.strong_count() > 0);
+        pools.insert(Arc::clone(&parameters.pool), Arc::downgrade(&pool));
+        pool
+    }
+
+    pub(super) fn own_pool(&self, parameters: &Parameters) -> Arc<Pool> {
+        let state =
+            PoolState { free: parameters.threads.max(1), active: VecDeque::new(), alarm: None, is_looked_after: false };
+        Arc::new(Pool { threads: self.threads.clone(), observer: Arc::clone(&self.observer), state: Mutex::new(state) })
+    }
+}
+
+/// Threads that queues share, round robin.
+pub(super) struct Pool {
+    pub(super) threads: Handle,
+    pub(super) observer: Arc<dyn Observer>,
+    /// Locked before the state of a queue, never after.
+    pub(super) state: Mutex<PoolState>,
+}
+
+pub(super) struct PoolState {
+    pub(super) free: usize,
+    /// Queues with requests in them; the next one to be served first.
+    pub(super) active: VecDeque<Arc<Queue>>,
+    /// When somebody is going to look in any case.
+    pub(super) alarm: Option<Instant>,
+    /// Somebody is going to look in a moment.
+    pub(super) is_looked_after: bool,
+}
+
+impl Pool {
+    /// A batch that is to be run now. Sets the alarm if there is none yet, but going to be.
+    fn take(self: &Arc<Self>) -> Option<Batch> {
+        let now = now();
+        let mut state = locked(&self.state);
+        state.is_looked_after = false;
+        if state.free == 0 {
+            return None; // whoever is done next looks
+        }
+        let mut soonest: Option<Instant> = None;
+        for _ in 0..state.active.len() {
+            let queue = state.active.pop_front()?;
+            let mut waiting = locked(&queue.state);
+            match waiting.next(&queue, now) {
+                Found::Batch(tasks, target, reason) => {
+                    let has_more = !waiting.is_empty();
+                    waiting.is_active = has_more;
+                    drop(waiting);
+                    if has_more {
+                        state.active.push_back(Arc::clone(&queue));
+                    }
+                    state.free -= 1;
+                    let slot = Slot(Arc::clone(self));
+                    return Some(Batch { queue, tasks, target, reason, cut: now, slot });
+                }
+                Found::Later(due) => {
+                    soonest = soonest.into_iter().chain(due).min();
+                    drop(waiting);
+                    state.active.push_back(queue);
+                }
+                Found::Nothing => waiting.is_active = false,
+            }
+        }
+        if let Some(due) = soonest
+            && state.alarm.is_none_or(|alarm| due < alarm)
+        {
+            state.alarm = Some(due);
+            let pool = Arc::clone(self);
+            self.threads.spawn(async move {
+                tokio::time::sleep_until(due.into()).await;
+                {
+                    let mut state = locked(&pool.state);
+                    if state.alarm == Some(due) {
+                        state.alarm = None;
+                    }
+                }
+                look_after(pool).await;
+            });
+        }
+        None
+    }
+}
+
+/// Runs what there is to be run, until there is nothing any more or others do it.
+pub(super) async fn look_after(pool: Arc<Pool>) {
+    while let Some(batch) = pool.take() {
+        let stage = batch.stage();
+        if stage == Stage::Inline {
+            batch.run(stage);
+            // The answers go out first, and what has come in meanwhile joins.
+            tokio::task::yield_now().await;
+        } else {
+            let next = Arc::clone(&pool);
+            pool.threads.spawn_blocking(move || {
+                let mut batch = Some((batch, stage));
+                while let Some((due, stage)) = batch {
+                    due.run(stage);
+                    batch = next.take().map(|batch| {
+                        let stage = batch.stage();
+                        (batch, if stage == Stage::Inline { Stage::Aside } else { stage })
+                    });
+                }
+            });
+        }
+    }
+}
+
+/// A thread of a pool, in use.
+pub(super) struct Slot(Arc<Pool>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        locked(&self.0.state).free += 1;
+        if std::thread::panicking() {
+            self.0.threads.spawn(look_after(Arc::clone(&self.0)));
+        }
+    }
+}
