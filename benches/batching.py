@@ -21,6 +21,7 @@ import json
 import random
 import shlex
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from run import GRPC_PORT, HERE, PREDICT, RESULTS, framed, is_available, keep, running
+from run import HERE, PREDICT, RESULTS, framed, is_available, keep, running
 from servable import engine
 
 SLO_MS = 50
@@ -49,7 +50,7 @@ ENOUGH_REQUESTS, LONGEST_TURN_S = 200, 20.0
 WARM_S = 1.0
 """Of each turn, and not counted."""
 NOISE = 0.05
-"""Rounds differ by this much on a quiet machine: who is no farther behind is not behind."""
+"""Who is no farther behind is not behind. Chosen, not measured: look at the single turns in the JSON."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,10 +213,7 @@ def measure(model: Model, servers: Sequence[Candidate], plan: Plan, scratch: Pat
     message = json.dumps({"model_spec": {"name": model.name}, "inputs": {"x": model.input}})
     (scratch / "body").write_bytes(framed(engine.encode_json("tensorflow.serving.PredictRequest", message)))
     with contextlib.ExitStack() as stack:
-        ports = {
-            server.name: stack.enter_context(serving(server, GRPC_PORT + 2 * number, model, plan, scratch))
-            for number, server in enumerate(servers)
-        }
+        ports = {server.name: stack.enter_context(serving(server, model, plan, scratch)) for server in servers}
 
         def take_turns(loads: Sequence[Load]) -> list[Row]:
             turns: dict[tuple[str, Load], list[Seen]] = {}
@@ -231,9 +229,9 @@ def measure(model: Model, servers: Sequence[Candidate], plan: Plan, scratch: Pat
 
 
 @contextlib.contextmanager
-def serving(server: Candidate, grpc_port: int, model: Model, plan: Plan, scratch: Path) -> Iterator[int]:
-    """A server of the model: its gRPC port."""
-    rest_port = grpc_port + 1
+def serving(server: Candidate, model: Model, plan: Plan, scratch: Path) -> Iterator[int]:
+    """A server of the model: its gRPC port. Ports are free ones: on a fixed one another server might answer."""
+    grpc_port, rest_port = free_ports(2)
     command = [
         *(("taskset", "-c", plan.cores) if plan.cores else ()),
         *(*server.program, f"--port={grpc_port}", f"--rest_api_port={rest_port}"),
@@ -241,6 +239,14 @@ def serving(server: Candidate, grpc_port: int, model: Model, plan: Plan, scratch
     ]
     with running(command, lambda: is_available(rest_port, model.name)):
         yield grpc_port
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
 
 
 def one_turn(load: Load, port: int, seed: int, model: Model, plan: Plan, scratch: Path) -> Seen:

@@ -22,6 +22,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <deque>
 #include <fstream>
 #include <iostream>
@@ -117,7 +118,7 @@ class Connection {
   void flush() {
     if (out_.empty()) return;
     const ssize_t count = ::send(socket_, &out_[flushed_], out_.size() - flushed_, MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (count < 0 && errno != EAGAIN) fail("the server closed a connection");
+    if (count < 0 && errno != EAGAIN) fail(std::string("cannot send: ") + strerror(errno));
     if (count > 0) flushed_ += count;
     if (flushed_ < out_.size()) return;
     out_.clear();
@@ -128,7 +129,8 @@ class Connection {
   void receive(std::vector<size_t>& answered) {
     char buffer[1 << 16];
     const ssize_t count = recv(socket_, buffer, sizeof buffer, 0);
-    if (count <= 0) fail("the server closed a connection");
+    if (count == 0) fail("the server closed a connection");
+    if (count < 0) fail(std::string("cannot receive: ") + strerror(errno));
     in_.append(buffer, count);
     size_t at = 0;
     while (in_.size() - at >= kFrameHeader) {
@@ -150,7 +152,7 @@ class Connection {
   };
 
   void handle(Type type, uint8_t flags, uint32_t id, const std::string& payload, std::vector<size_t>& answered) {
-    if (type == kGoAway) fail("the server closed a connection");
+    if (type == kGoAway) fail("GOAWAY, error " + std::to_string(to_number(&payload[4], 4)) + ": " + payload.substr(8));
     if (type == kPing && !(flags & kAck)) out_ += frame(kPing, kAck, 0, payload);
     if (type == kSettings && !(flags & kAck)) settle(payload);
     if (type == kWindowUpdate && id == 0) window_ += to_number(payload.data(), 4);
