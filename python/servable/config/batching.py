@@ -234,7 +234,9 @@ def spec_of(
     if parameters is None:
         return None
     check_queue(parameters)
-    pool, threads = _pool(model, platform, own)
+    # Where nothing waits but for a thread, as many threads as processors make small batches, and leave none to read requests.
+    usual_threads = max(1, platform.processors // 2) if parameters.tunes_itself else platform.processors
+    pool, threads = _pool(model, platform, own, usual_threads)
     size = _max_batch_size(parameters)
     queued = MAX_ENQUEUED_BATCHES if parameters.max_enqueued_batches is None else parameters.max_enqueued_batches
     queued = max(1, queued)
@@ -260,12 +262,14 @@ def spec_of(
     )
 
 
-def _pool(model: str, platform: PlatformBatching, own: BatchingParameters | None) -> tuple[str, int]:
+def _pool(
+    model: str, platform: PlatformBatching, own: BatchingParameters | None, usual_threads: int
+) -> tuple[str, int]:
     """The name of the pool and its number of threads. Threads of a model's own need a pool of its own."""
     if own is not None and own.names_pool:
-        return own.thread_pool_name or model, own.num_batch_threads or platform.processors
+        return own.thread_pool_name or model, own.num_batch_threads or usual_threads
     shared = platform.parameters or BatchingParameters()
-    return shared.thread_pool_name or POOL, shared.num_batch_threads or platform.processors
+    return shared.thread_pool_name or POOL, shared.num_batch_threads or usual_threads
 
 
 def _max_batch_size(parameters: BatchingParameters) -> int:

@@ -206,11 +206,16 @@ USUAL = BatchingSpec(pool="tensorflow/batch_threads", threads=4)
             {"allowed_batch_sizes": [4, 1000], "pad_variable_length_inputs": True},
             {"allowed_batch_sizes": (4, 1000), "pad_variable_length_inputs": True},
         ),
-        ({"servable": {"max_batch_size": "AUTO"}}, {"self_tuning": True, "fallback": True}),
+        ({"servable": {"max_batch_size": "AUTO"}}, {"self_tuning": True, "fallback": True, "threads": 2}),
+        (
+            {"servable": {"max_batch_size": "AUTO"}, "num_batch_threads": 3},
+            {"self_tuning": True, "fallback": True, "threads": 3},
+        ),
         (
             {"servable": {"latency_slo_ms": 20}, "max_batch_size": 64},
             {
                 "self_tuning": True,
+                "threads": 2,
                 "fallback": True,
                 "latency_slo_ms": 20.0,
                 "max_batch_size": 64,

@@ -19,8 +19,10 @@ use crate::signature::{Endpoint, Signature};
 use crate::status::{Code, Status};
 use crate::tensor::Tensor;
 
-/// Batching that tunes itself refuses what would have to wait for so many times the objective.
+/// Batching that tunes itself refuses what would have to wait for so many times the objective, and no less than this: load
+/// comes in bursts, and a late answer is better than none.
 const HOPELESS: u32 = 10;
+const LEAST_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A request, or a piece of one, in a queue.
 pub(super) struct Task {
@@ -85,6 +87,11 @@ pub(super) enum Found {
 }
 
 impl QueueState {
+    /// About how many rows of high priority wait; batches count as full.
+    fn waiting_rows(&self) -> usize {
+        (self.backlog.batches - 1) * self.limit + self.backlog.open_rows
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.high.is_empty() && self.low.is_empty()
     }
@@ -178,14 +185,15 @@ impl Queue {
             Some(low) if priority == Priority::Low => admit_low(low, state.low_rows, rows).map(|()| vec![rows]),
             _ => {
                 if let Mode::SelfTuning { objective: Some(objective) } = parameters.mode {
-                    let batches = (state.backlog.batches - 1) as u32;
-                    let wait = state.times.expected(state.limit).unwrap_or_default() * batches;
-                    if wait > objective * HOPELESS {
+                    let wait = state.times.time_for(state.waiting_rows(), now());
+                    let most = (objective * HOPELESS).max(LEAST_PATIENCE);
+                    if wait > most {
                         let message = format!(
-                            "The batch scheduling queue to which this task was submitted is full; a request would have \
-                             to wait for about {} ms, which is more than {HOPELESS} times the objective of {} ms",
+                            "The batch scheduling queue to which this task was submitted is full; it would have to wait \
+                             for about {} ms, where the objective of {} ms leaves at most {} ms",
                             wait.as_millis(),
-                            objective.as_millis()
+                            objective.as_millis(),
+                            most.as_millis()
                         );
                         return Err(Status::new(Code::Unavailable, message));
                     }
@@ -194,7 +202,7 @@ impl Queue {
                 let (limit, backlog) = match parameters.mode {
                     Mode::Fixed => (state.limit, state.backlog),
                     Mode::SelfTuning { .. } => {
-                        let waiting = (state.backlog.batches - 1) * state.limit + state.backlog.open_rows;
+                        let waiting = state.waiting_rows();
                         let batches = waiting / parameters.largest_batch + 1;
                         (parameters.largest_batch, Backlog { batches, open_rows: waiting % parameters.largest_batch })
                     }

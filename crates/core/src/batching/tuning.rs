@@ -36,6 +36,12 @@ struct Class {
     last: Option<Instant>,
 }
 
+impl Class {
+    fn is_known(&self, now: Instant) -> bool {
+        self.fresh >= ENOUGH && self.last.is_some_and(|last| now.saturating_duration_since(last) <= MEMORY)
+    }
+}
+
 /// Batches of about one size.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SizeReport {
@@ -78,6 +84,13 @@ impl RunTimes {
         Duration::try_from_secs_f64(known.mean_s * (rows as f64 / known.mean_rows).max(1.0)).ok()
     }
 
+    /// How long so many rows take at the best rate that is known; no time while little is known.
+    pub(super) fn time_for(&self, rows: usize, now: Instant) -> Duration {
+        let known = self.classes.iter().filter(|class| class.is_known(now));
+        let per_row_s = known.map(|class| class.mean_s / class.mean_rows).min_by(f64::total_cmp).unwrap_or(0.0);
+        Duration::try_from_secs_f64(per_row_s * rows as f64).unwrap_or(Duration::MAX)
+    }
+
     /// The rows that batches are cut at so that most requests are served without any of them taking too long.
     ///
     /// Without an objective, the size from which on larger ones bring nothing. Sizes are tried from small to large: a
@@ -86,10 +99,8 @@ impl RunTimes {
         let allowed_s = objective.map_or(f64::INFINITY, |objective| objective.as_secs_f64() / BATCHES_TO_WAIT_FOR);
         let (mut best, mut best_rate) = (1, 0.0);
         for (index, class) in self.classes.iter().enumerate() {
-            let is_known =
-                class.fresh >= ENOUGH && class.last.is_some_and(|last| now.saturating_duration_since(last) <= MEMORY);
             let largest = (2_usize << index) - 1;
-            if !is_known {
+            if !class.is_known(now) {
                 continue;
             }
             let slow_s = class.mean_s + DEVIATIONS * class.deviation_s;
@@ -171,7 +182,9 @@ mod tests {
     #[test]
     fn what_was_learned_long_ago_is_learned_again() {
         let (times, now) = learned(&SIZES, |_| 100);
+        assert_eq!(times.time_for(1280, now), Duration::from_millis(1));
         assert_eq!(times.best_size(None, 1000, now + MEMORY * 2), 1);
+        assert_eq!(times.time_for(1280, now + MEMORY * 2), Duration::ZERO);
     }
 
     #[test]
