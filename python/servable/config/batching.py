@@ -234,7 +234,7 @@ def spec_of(
     if parameters is None:
         return None
     check_queue(parameters)
-    # Where nothing waits but for a thread, as many threads as processors make small batches, and leave none to read requests.
+    # As many threads as processors would make small batches of what never waits, and leave none to read requests.
     usual_threads = max(1, platform.processors // 2) if parameters.tunes_itself else platform.processors
     pool, threads = _pool(model, platform, own, usual_threads)
     size = _max_batch_size(parameters)

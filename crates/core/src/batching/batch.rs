@@ -65,6 +65,8 @@ pub(super) struct Batch {
     pub(super) tasks: Vec<Task>,
     /// Rows that it is filled up to.
     pub(super) target: usize,
+    /// Rows that it was cut at.
+    pub(super) limit: usize,
     pub(super) reason: Reason,
     pub(super) cut: Instant,
     pub(super) slot: Slot,
@@ -78,7 +80,7 @@ impl Batch {
 
     /// Runs it in this thread, and answers all requests in it.
     pub(super) fn run(self, stage: Stage) {
-        let Self { queue, tasks, target, reason, cut, slot } = self;
+        let Self { queue, tasks, target, limit, reason, cut, slot } = self;
         let Some(servable) = tasks.first().map(|task| Arc::clone(&task.servable)) else { return };
         let waits: SmallVec<[Duration; 16]> =
             tasks.iter().map(|task| cut.saturating_duration_since(task.since)).collect();
@@ -99,7 +101,7 @@ impl Batch {
         };
         let padded_rows = target.max(rows);
         let times = (!has_failed).then_some(times);
-        let limit = locked(&queue.state).learn(&queue, &waits, rows, padded_rows, times);
+        locked(&queue.state).learn(&queue, &waits, rows, padded_rows, limit, times);
         drop(slot);
         for (task, outcome) in tasks.into_iter().zip(outcomes) {
             answer(task, outcome);

@@ -88,7 +88,7 @@ impl Pool {
             let queue = state.active.pop_front()?;
             let mut waiting = locked(&queue.state);
             match waiting.next(&queue, now) {
-                Found::Batch(tasks, target, reason) => {
+                Found::Batch { tasks, target, limit, reason } => {
                     let has_more = !waiting.is_empty();
                     waiting.is_active = has_more;
                     drop(waiting);
@@ -97,7 +97,7 @@ impl Pool {
                     }
                     state.free -= 1;
                     let slot = Slot(Arc::clone(self));
-                    return Some(Batch { queue, tasks, target, reason, cut: now, slot });
+                    return Some(Batch { queue, tasks, target, limit, reason, cut: now, slot });
                 }
                 Found::Later(due) => {
                     soonest = soonest.into_iter().chain(due).min();

@@ -13,7 +13,7 @@ use super::decide::{Backlog, Decision, Reason, Rules, Waiting, admit, admit_low,
 use super::parameters::{Mode, Parameters, allowed_size};
 use super::pool::{Pool, locked, look_after, now};
 use super::report::{Counters, QueueReport};
-use super::tuning::RunTimes;
+use super::tuning::{RunTimes, Sizes};
 use crate::servable::{Priority, Room, Servable};
 use crate::signature::{Endpoint, Signature};
 use crate::status::{Code, Status};
@@ -73,14 +73,19 @@ pub(super) struct QueueState {
     /// It is among those that its pool goes through.
     pub(super) is_active: bool,
     pub(super) is_closing: bool,
-    /// Rows that batches are cut at.
-    pub(super) limit: usize,
+    /// At how many rows batches are cut. Its pool counts what waits in batches of the usual size.
+    pub(super) sizes: Sizes,
     pub(super) times: RunTimes,
     pub(super) counters: Counters,
 }
 
 pub(super) enum Found {
-    Batch(Vec<Task>, usize, Reason),
+    Batch {
+        tasks: Vec<Task>,
+        target: usize,
+        limit: usize,
+        reason: Reason,
+    },
     /// Look again then.
     Later(Option<Instant>),
     Nothing,
@@ -89,7 +94,7 @@ pub(super) enum Found {
 impl QueueState {
     /// About how many rows of high priority wait; batches count as full.
     fn waiting_rows(&self) -> usize {
-        (self.backlog.batches - 1) * self.limit + self.backlog.open_rows
+        (self.backlog.batches - 1) * self.sizes.usual + self.backlog.open_rows
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -104,9 +109,10 @@ impl QueueState {
     pub(super) fn next(&mut self, queue: &Queue, now: Instant) -> Found {
         while !self.is_empty() {
             let run_time = |rows| self.times.expected(rows);
+            let limit = self.sizes.for_backlog(self.waiting_rows());
             let rules = Rules {
                 parameters: &queue.parameters,
-                limit: self.limit,
+                limit,
                 timeout: queue.timeout(),
                 closing: self.is_closing,
                 run_time: &run_time,
@@ -130,7 +136,7 @@ impl QueueState {
                 task.has_begun.store(true, Ordering::Release);
             }
             self.counters.cut(reason);
-            return Found::Batch(tasks, target, reason);
+            return Found::Batch { tasks, target, limit, reason };
         }
         Found::Nothing
     }
@@ -151,7 +157,7 @@ impl QueueState {
     }
 
     fn count_anew(&mut self) {
-        self.backlog = self.high.iter().fold(Backlog::EMPTY, |backlog, task| backlog.with(task.rows, self.limit));
+        self.backlog = self.high.iter().fold(Backlog::EMPTY, |backlog, task| backlog.with(task.rows, self.sizes.usual));
         self.low_rows = self.low.iter().map(|task| task.rows).sum();
     }
 
@@ -200,7 +206,7 @@ impl Queue {
                 }
                 // Where sizes are learned, the bound on the queue is that of the largest batch.
                 let (limit, backlog) = match parameters.mode {
-                    Mode::Fixed => (state.limit, state.backlog),
+                    Mode::Fixed => (state.sizes.usual, state.backlog),
                     Mode::SelfTuning { .. } => {
                         let waiting = state.waiting_rows();
                         let batches = waiting / parameters.largest_batch + 1;
@@ -238,7 +244,7 @@ impl Queue {
                 state.low_rows += task.rows;
                 state.low.push_back(task);
             } else {
-                state.backlog = state.backlog.with(task.rows, state.limit);
+                state.backlog = state.backlog.with(task.rows, state.sizes.usual);
                 state.high.push_back(task);
             }
         }
@@ -247,7 +253,7 @@ impl Queue {
             pool.active.push_back(Arc::clone(self));
         }
         // A request that finds others waiting changes nothing unless it makes the batch full, or hurries it.
-        let changes = was_empty || state.backlog.batches > 1 || state.backlog.open_rows >= state.limit || is_low;
+        let changes = was_empty || state.backlog.batches > 1 || state.backlog.open_rows >= state.sizes.usual || is_low;
         let changes = changes || has_deadline || self.timeout().is_zero();
         if changes && pool.free > 0 && !pool.is_looked_after {
             pool.is_looked_after = true;
@@ -268,7 +274,7 @@ impl Queue {
             counters: state.counters.clone(),
             sizes: state.times.report(),
             queued_rows: state.rows(),
-            limit: state.limit,
+            limit: state.sizes.for_backlog(state.waiting_rows()),
             timeout: self.timeout(),
             batches_at_once: self.parameters.threads,
         }
@@ -284,34 +290,34 @@ impl QueueState {
             low_rows: 0,
             is_active: false,
             is_closing,
-            limit,
+            sizes: Sizes::all(limit),
             times: RunTimes::default(),
             counters: Counters::default(),
         }
     }
 
-    /// Takes note of a batch that has been run; of how long that took, if it succeeded. Gives the limit that it was cut by.
+    /// Takes note of a batch that has been run; of how long that took, if it succeeded.
     pub(super) fn learn(
         &mut self,
         queue: &Queue,
         waits: &[Duration],
         rows: usize,
         padded_rows: usize,
+        limit: usize,
         times: Option<Times>,
-    ) -> usize {
-        let limit_before = self.limit;
+    ) {
         let counters = &mut self.counters;
         counters.batches += 1;
         counters.batched_rows += rows as u64;
         counters.padding_rows += (padded_rows - rows) as u64;
-        counters.possible_rows += self.limit.max(rows) as u64;
+        counters.possible_rows += limit.max(rows) as u64;
         for wait in waits {
             counters.queue.note(*wait);
         }
         let Some(times) = times else {
             counters.failed_batches += 1;
             counters.retried += if waits.len() > 1 { waits.len() as u64 } else { 0 };
-            return limit_before;
+            return;
         };
         counters.concat.note(times.concat);
         counters.run.note(times.run);
@@ -319,15 +325,17 @@ impl QueueState {
         self.times.record(padded_rows, times.run, now());
         let parameters = &queue.parameters;
         if let Mode::SelfTuning { objective } = parameters.mode {
-            let best = self.times.best_size(objective, parameters.largest_batch, now());
-            let allowed = parameters.allowed.iter().copied().rfind(|size| *size <= best);
-            let limit = allowed.unwrap_or_else(|| allowed_size(&parameters.allowed, best));
-            if limit != self.limit {
-                self.limit = limit;
+            let allowed = &parameters.allowed;
+            let sizes = self.times.sizes(objective, parameters.largest_batch, now()).map(|best| {
+                let smaller = allowed.iter().copied().rfind(|size| *size <= best);
+                smaller.unwrap_or_else(|| allowed_size(allowed, best))
+            });
+            let is_new = sizes.usual != self.sizes.usual;
+            self.sizes = sizes;
+            if is_new {
                 self.count_anew();
             }
         }
-        limit_before
     }
 }
 

@@ -18,6 +18,10 @@ const DEVIATIONS: f64 = 3.0;
 const WORTHWHILE: f64 = 1.03;
 /// Rows a run of unknown size is tried with, as a multiple of the largest one known.
 const GROWTH: usize = 2;
+/// Sizes without gain that are tried before larger ones are taken to bring none either.
+const TRIES: usize = 2;
+/// No size is tried that may run longer than this.
+const LONGEST_RUN: Duration = Duration::from_secs(1);
 
 /// Run times of batches by their size.
 #[derive(Clone, Debug, Default)]
@@ -36,7 +40,40 @@ struct Class {
     last: Option<Instant>,
 }
 
+/// At how many rows batches are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sizes {
+    /// So that requests are answered within the objective, one batch after another.
+    pub(super) usual: usize,
+    /// So that as many as possible are answered.
+    pub(super) greatest: usize,
+    /// More waiting rows than this cannot be answered within the objective at the usual size.
+    pub(super) patience_rows: usize,
+}
+
+impl Sizes {
+    pub(super) fn all(rows: usize) -> Self {
+        Self { usual: rows, greatest: rows, patience_rows: usize::MAX }
+    }
+
+    /// The size for so many waiting rows. Once requests have to wait too long, whatever serves most of them is best for
+    /// each of them.
+    pub(super) fn for_backlog(self, rows: usize) -> usize {
+        if rows > self.patience_rows { self.greatest } else { self.usual }
+    }
+
+    #[must_use]
+    pub(super) fn map(self, change: impl Fn(usize) -> usize) -> Self {
+        Self { usual: change(self.usual), greatest: change(self.greatest), ..self }
+    }
+}
+
 impl Class {
+    /// Rows in a second.
+    fn rate(&self) -> f64 {
+        self.mean_rows / self.mean_s.max(f64::MIN_POSITIVE)
+    }
+
     fn is_known(&self, now: Instant) -> bool {
         self.fresh >= ENOUGH && self.last.is_some_and(|last| now.saturating_duration_since(last) <= MEMORY)
     }
@@ -91,34 +128,61 @@ impl RunTimes {
         Duration::try_from_secs_f64(per_row_s * rows as f64).unwrap_or(Duration::MAX)
     }
 
-    /// The rows that batches are cut at so that most requests are served without any of them taking too long.
-    ///
-    /// Without an objective, the size from which on larger ones bring nothing. Sizes are tried from small to large: a
-    /// batch is never more than twice as large as those that are known.
-    pub(super) fn best_size(&self, objective: Option<Duration>, most: usize, now: Instant) -> usize {
-        let allowed_s = objective.map_or(f64::INFINITY, |objective| objective.as_secs_f64() / BATCHES_TO_WAIT_FOR);
-        let (mut best, mut best_rate) = (1, 0.0);
+    /// The sizes that serve best, between 1 and `most`.
+    pub(super) fn sizes(&self, objective: Option<Duration>, most: usize, now: Instant) -> Sizes {
+        let greatest = self.greatest(now).clamp(1, most.max(1));
+        let Some(objective) = objective else {
+            return Sizes { usual: greatest, greatest, patience_rows: usize::MAX };
+        };
+        let usual = self.within(objective, now).clamp(1, greatest);
+        let class = self.classes.iter().take(class_of(usual) + 1).rev().find(|class| class.is_known(now));
+        let per_row_s = class.map_or(0.0, |class| class.mean_s / class.mean_rows);
+        let patience_rows = if per_row_s > 0.0 { (objective.as_secs_f64() / per_row_s) as usize } else { usize::MAX };
+        Sizes { usual, greatest, patience_rows }
+    }
+
+    /// The size of which most rows are served in a second. Sizes are tried from small to large, each at most twice as large
+    /// as the one before, until larger ones bring no more: one that does not may still be followed by one that does.
+    fn greatest(&self, now: Instant) -> usize {
+        let (mut best, mut best_rate, mut in_vain) = (1, 0.0, 0);
         for (index, class) in self.classes.iter().enumerate() {
             let largest = (2_usize << index) - 1;
             if !class.is_known(now) {
+                let smaller = index.checked_sub(1).map(|index| self.classes[index]);
+                let is_next = smaller.is_none_or(|smaller| {
+                    smaller.is_known(now) && smaller.mean_s * GROWTH as f64 <= LONGEST_RUN.as_secs_f64()
+                });
+                if is_next && in_vain < TRIES {
+                    return 1 << index;
+                }
                 continue;
             }
-            let slow_s = class.mean_s + DEVIATIONS * class.deviation_s;
-            if slow_s > allowed_s {
-                // Of this size some may still be in time: as many rows as the time allows, if time goes with rows.
-                let fitting = (class.mean_rows * allowed_s / slow_s) as usize;
-                best = best.max(fitting.min(largest));
-                break;
-            }
-            let rate = class.mean_rows / class.mean_s.max(f64::MIN_POSITIVE);
-            if rate >= best_rate * WORTHWHILE || best_rate == 0.0 {
-                best_rate = rate;
-                // The next size takes at most twice as long; tried only if that would be in time.
-                let next = class.mean_s * GROWTH as f64 <= allowed_s;
-                best = if next { largest + 1 } else { largest.min((class.mean_rows * allowed_s / slow_s) as usize) };
+            let rate = class.rate();
+            if rate >= best_rate * WORTHWHILE {
+                (best, best_rate, in_vain) = (largest, rate, 0);
+            } else {
+                in_vain += 1;
             }
         }
-        best.clamp(1, most.max(1))
+        best
+    }
+
+    /// The largest size of which a request in a hundred at most takes longer than the objective.
+    fn within(&self, objective: Duration, now: Instant) -> usize {
+        let allowed_s = objective.as_secs_f64() / BATCHES_TO_WAIT_FOR;
+        let mut best = 1;
+        for (index, class) in self.classes.iter().enumerate().filter(|(_, class)| class.is_known(now)) {
+            let largest = (2_usize << index) - 1;
+            let slow_s = class.mean_s + DEVIATIONS * class.deviation_s;
+            let fitting = (class.mean_rows * allowed_s / slow_s) as usize;
+            if slow_s > allowed_s {
+                // Of this size some may still be in time: as many rows as the time allows, if time goes with rows.
+                return best.max(fitting.min(largest));
+            }
+            // The next size takes at most twice as long; tried only if that would be in time.
+            best = if slow_s * GROWTH as f64 <= allowed_s { largest + 1 } else { largest.min(fitting) };
+        }
+        best
     }
 
     pub(super) fn report(&self) -> Vec<SizeReport> {
@@ -149,41 +213,57 @@ mod tests {
 
     const SIZES: [usize; 8] = [1, 2, 4, 8, 16, 32, 64, 128];
 
+    fn greatest(times: &RunTimes, now: Instant) -> usize {
+        times.sizes(None, 1000, now).usual
+    }
+
     #[test]
     fn sizes_grow_step_by_step() {
         let (times, now) = learned(&[], |_| 0);
-        assert_eq!(times.best_size(None, 1000, now), 1);
+        assert_eq!(greatest(&times, now), 1);
         let constant = |_| 100;
         let (times, now) = learned(&SIZES[..1], constant);
-        assert_eq!(times.best_size(None, 1000, now), 2);
+        assert_eq!(greatest(&times, now), 2);
         let (times, now) = learned(&SIZES[..4], constant);
-        assert_eq!(times.best_size(None, 1000, now), 16);
-        assert_eq!(times.best_size(None, 10, now), 10, "there is a bound");
+        assert_eq!(greatest(&times, now), 16);
+        assert_eq!(times.sizes(None, 10, now).usual, 10, "there is a bound");
+        let (times, now) = learned(&SIZES, |rows| 10_000 * rows as u64 / (1 + rows as u64 / 32));
+        assert_eq!(greatest(&times, now), 256, "no size runs so long that the next might take a second");
     }
 
     #[test]
     fn size_does_not_grow_where_that_brings_nothing() {
-        let (times, now) = learned(&SIZES, |rows| 100 * rows as u64);
-        assert_eq!(times.best_size(None, 1000, now), 2);
-        let (times, now) = learned(&SIZES, |rows| 1000 + 100 * rows.max(32) as u64 * if rows > 32 { 2 } else { 1 });
-        assert_eq!(times.best_size(None, 1000, now), 64, "up to twice the last size that paid");
+        let (times, now) = learned(&SIZES[..2], |rows| 100 * rows as u64);
+        assert_eq!(greatest(&times, now), 4, "perhaps the next one brings something");
+        let (times, now) = learned(&SIZES[..3], |rows| 100 * rows as u64);
+        assert_eq!(greatest(&times, now), 1);
+        let (times, now) = learned(&SIZES, |rows| if rows < 16 { 100 * rows as u64 } else { 1600 });
+        assert_eq!(greatest(&times, now), 256, "a hill may lie behind a valley, if somebody has been there");
     }
 
     #[test]
     fn size_keeps_within_the_objective() {
         let (times, now) = learned(&SIZES, |rows| 1000 + 100 * rows as u64);
-        let objective = |ms| Some(Duration::from_millis(ms));
-        assert_eq!(times.best_size(objective(1000), 1000, now), 256);
-        let size = times.best_size(objective(10), 1000, now);
-        assert!((24..=48).contains(&size), "half the time is for the batch before: {size}");
-        assert_eq!(times.best_size(objective(1), 1000, now), 1, "nothing can be in time");
+        let usual = |ms| times.sizes(Some(Duration::from_millis(ms)), 1000, now).usual;
+        assert_eq!(usual(1000), 256);
+        assert!((24..=48).contains(&usual(10)), "half the time is for the batch before: {}", usual(10));
+        assert_eq!(usual(1), 1, "nothing can be in time");
+    }
+
+    #[test]
+    fn a_backlog_is_served_as_fast_as_can_be() {
+        let (times, now) = learned(&SIZES, |rows| 1000 + 100 * rows as u64);
+        let sizes = times.sizes(Some(Duration::from_millis(3)), 1000, now);
+        assert!(sizes.usual < 8 && sizes.greatest == 256, "{sizes:?}");
+        assert_eq!(sizes.for_backlog(3), sizes.usual);
+        assert_eq!(sizes.for_backlog(1000), sizes.greatest);
     }
 
     #[test]
     fn what_was_learned_long_ago_is_learned_again() {
         let (times, now) = learned(&SIZES, |_| 100);
         assert_eq!(times.time_for(1280, now), Duration::from_millis(1));
-        assert_eq!(times.best_size(None, 1000, now + MEMORY * 2), 1);
+        assert_eq!(greatest(&times, now + MEMORY * 2), 1);
         assert_eq!(times.time_for(1280, now + MEMORY * 2), Duration::ZERO);
     }
 
