@@ -192,7 +192,7 @@ def all_models() -> list[Model]:
     }
     return [
         Model("mlp", "MLP, 784-512-512-10", floats(1, 784), 10),
-        Model("resnet", "ResNet-50, 64x64 pixels", floats(1, 64, 64, 3), 1000),
+        Model("resnet", "ResNet-50 of half the width, 32x32 pixels", floats(1, 32, 32, 3), 1000),
         Model("text", "text: hashed words, one encoder block", text, 2),
     ]
 

@@ -14,9 +14,10 @@ import numpy as np
 import tensorflow as tf
 
 RANDOM = np.random.default_rng(1)
-PIXELS = 64
+PIXELS = 32
+STEM = 32
 WORDS, WIDTH, HEADS, BUCKETS = 32, 128, 4, 20_000
-STAGES = ((3, 64, 1), (4, 128, 2), (6, 256, 2), (3, 512, 2))
+STAGES = ((3, 32, 1), (4, 64, 2), (6, 128, 2), (3, 256, 2))
 """Of ResNet-50: blocks, channels inside them, stride of the first."""
 
 
@@ -72,9 +73,9 @@ class Mlp(tf.Module):
 class Resnet(tf.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.stem = Convolution(7, 3, 64, 2)
+        self.stem = Convolution(7, 3, STEM, 2)
         self.blocks = []
-        channels = 64
+        channels = STEM
         for count, inside, stride in STAGES:
             for number in range(count):
                 self.blocks.append(Bottleneck(channels, inside, stride if number == 0 else 1))

@@ -78,6 +78,12 @@ impl Parameters {
     pub fn allowed_size(&self, rows: usize) -> usize {
         allowed_size(&self.allowed, rows)
     }
+
+    /// The largest allowed size that is not larger; the smallest if all are.
+    pub(super) fn allowed_part(&self, rows: usize) -> usize {
+        let smaller = self.allowed.iter().copied().rfind(|size| *size <= rows);
+        smaller.unwrap_or_else(|| self.allowed_size(rows))
+    }
 }
 
 /// The first allowed size that holds so many rows; as many as there are if none does.

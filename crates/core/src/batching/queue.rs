@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::batch::Times;
 use super::decide::{Backlog, Decision, Reason, Rules, Waiting, admit, admit_low, cut};
-use super::parameters::{Mode, Parameters, allowed_size};
+use super::parameters::{Mode, Parameters};
 use super::pool::{Pool, locked, look_after, now};
 use super::report::{Counters, QueueReport};
 use super::tuning::{RunTimes, Sizes};
@@ -92,6 +92,17 @@ pub(super) enum Found {
 }
 
 impl QueueState {
+    /// Rows that the next batch is cut at.
+    fn size(&self, queue: &Queue, now: Instant) -> usize {
+        match queue.parameters.mode {
+            Mode::Fixed => self.sizes.usual,
+            Mode::SelfTuning { .. } => {
+                let size = self.times.size_for(self.waiting_rows(), self.sizes, now);
+                queue.parameters.allowed_part(size)
+            }
+        }
+    }
+
     /// About how many rows of high priority wait; batches count as full.
     fn waiting_rows(&self) -> usize {
         (self.backlog.batches - 1) * self.sizes.usual + self.backlog.open_rows
@@ -109,7 +120,7 @@ impl QueueState {
     pub(super) fn next(&mut self, queue: &Queue, now: Instant) -> Found {
         while !self.is_empty() {
             let run_time = |rows| self.times.expected(rows);
-            let limit = self.sizes.for_backlog(self.waiting_rows());
+            let limit = self.size(queue, now);
             let rules = Rules {
                 parameters: &queue.parameters,
                 limit,
@@ -274,7 +285,7 @@ impl Queue {
             counters: state.counters.clone(),
             sizes: state.times.report(),
             queued_rows: state.rows(),
-            limit: state.sizes.for_backlog(state.waiting_rows()),
+            limit: state.size(self, now()),
             timeout: self.timeout(),
             batches_at_once: self.parameters.threads,
         }
@@ -325,11 +336,8 @@ impl QueueState {
         self.times.record(padded_rows, times.run, now());
         let parameters = &queue.parameters;
         if let Mode::SelfTuning { objective } = parameters.mode {
-            let allowed = &parameters.allowed;
-            let sizes = self.times.sizes(objective, parameters.largest_batch, now()).map(|best| {
-                let smaller = allowed.iter().copied().rfind(|size| *size <= best);
-                smaller.unwrap_or_else(|| allowed_size(allowed, best))
-            });
+            let sizes = self.times.sizes(objective, parameters.largest_batch, now());
+            let sizes = sizes.map(|size| parameters.allowed_part(size));
             let is_new = sizes.usual != self.sizes.usual;
             self.sizes = sizes;
             if is_new {

@@ -56,12 +56,6 @@ impl Sizes {
         Self { usual: rows, greatest: rows, patience_rows: usize::MAX }
     }
 
-    /// The size for so many waiting rows. Once requests have to wait too long, whatever serves most of them is best for
-    /// each of them.
-    pub(super) fn for_backlog(self, rows: usize) -> usize {
-        if rows > self.patience_rows { self.greatest } else { self.usual }
-    }
-
     #[must_use]
     pub(super) fn map(self, change: impl Fn(usize) -> usize) -> Self {
         Self { usual: change(self.usual), greatest: change(self.greatest), ..self }
@@ -99,8 +93,13 @@ impl RunTimes {
             class.fresh = 0;
         }
         class.runs += 1;
-        class.fresh += 1;
         class.last = Some(now);
+        if class.runs == 1 {
+            // What a session does once for a new size would pass for the size's own time.
+            (class.mean_rows, class.mean_s) = (rows as f64, took.as_secs_f64());
+            return;
+        }
+        class.fresh += 1;
         let weight = WEIGHT.max(1.0 / class.fresh as f64);
         let (rows, took) = (rows as f64, took.as_secs_f64());
         let off = if class.fresh == 1 { 0.0 } else { (took - class.mean_s).abs() };
@@ -139,6 +138,31 @@ impl RunTimes {
         let per_row_s = class.map_or(0.0, |class| class.mean_s / class.mean_rows);
         let patience_rows = if per_row_s > 0.0 { (objective.as_secs_f64() / per_row_s) as usize } else { usize::MAX };
         Sizes { usual, greatest, patience_rows }
+    }
+
+    /// The size for so many waiting rows: the one that serves all of them soonest, as far as that is known; the usual one
+    /// unless another is clearly better. Once they cannot be served in time any more, what serves most rows, and may have
+    /// to be found out.
+    pub(super) fn size_for(&self, waiting: usize, sizes: Sizes, now: Instant) -> usize {
+        if waiting <= sizes.usual {
+            return sizes.usual;
+        }
+        if waiting > sizes.patience_rows {
+            return sizes.greatest;
+        }
+        let time_s = |rows: usize| {
+            let batches = waiting.div_ceil(rows.max(1)) as f64;
+            self.expected(rows).map_or(f64::INFINITY, |time| time.as_secs_f64() * batches)
+        };
+        let (mut best, mut best_s) = (sizes.usual, time_s(sizes.usual) / WORTHWHILE);
+        for (index, _) in self.classes.iter().enumerate().filter(|(_, class)| class.is_known(now)) {
+            let rows = ((2_usize << index) - 1).min(waiting).min(sizes.greatest);
+            let time_s = time_s(rows);
+            if rows > best && time_s < best_s {
+                (best, best_s) = (rows, time_s);
+            }
+        }
+        best
     }
 
     /// The size of which most rows are served in a second. Sizes are tried from small to large, each at most twice as large
@@ -255,8 +279,12 @@ mod tests {
         let (times, now) = learned(&SIZES, |rows| 1000 + 100 * rows as u64);
         let sizes = times.sizes(Some(Duration::from_millis(3)), 1000, now);
         assert!(sizes.usual < 8 && sizes.greatest == 256, "{sizes:?}");
-        assert_eq!(sizes.for_backlog(3), sizes.usual);
-        assert_eq!(sizes.for_backlog(1000), sizes.greatest);
+        let size_for = |waiting| times.size_for(waiting, sizes, now);
+        assert_eq!(size_for(3), sizes.usual);
+        assert_eq!((size_for(8), size_for(1000)), (8, sizes.greatest), "two batches of the usual size take longer");
+        let (times, now) = learned(&SIZES, |rows| 100 * rows as u64);
+        let sizes = times.sizes(Some(Duration::from_millis(3)), 1000, now);
+        assert_eq!(times.size_for(16, sizes, now), sizes.usual, "a larger size brings nothing");
     }
 
     #[test]
