@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::decide::Reason;
 use super::merge::{check_output, concatenated};
-use super::pool::{Slot, locked, now};
+use super::pool::{Slot, locked, look_aside, now};
 use super::queue::{Queue, Task};
 use crate::servable::{RunOf, Servable, Stage, timed_out};
 use crate::signature::Endpoint;
@@ -37,7 +37,7 @@ impl Observer for NoObserver {
 #[derive(Clone, Copy)]
 pub struct BatchFacts<'a> {
     pub servable: &'a Servable,
-    /// The signature that has its tensors, or the first one that was asked for.
+    /// The signature that has just its tensors; empty if none has.
     pub signature: &'a str,
     pub reason: Reason,
     /// How long each of its requests was in the queue.
@@ -74,37 +74,56 @@ pub(super) struct Batch {
 
 impl Batch {
     pub(super) fn stage(&self) -> Stage {
-        let bytes = self.tasks.iter().flat_map(|task| &task.inputs).map(Tensor::value_bytes).sum();
-        self.tasks.first().map_or(Stage::Pooled, |task| task.servable.stage(self.queue.signature, bytes))
+        let bytes: usize = self.tasks.iter().flat_map(|task| &task.inputs).map(Tensor::value_bytes).sum();
+        let rows = self.tasks.iter().map(|task| task.rows).sum::<usize>().max(1);
+        let padded = (bytes / rows).saturating_mul(self.target).max(bytes);
+        self.tasks.first().map_or(Stage::Pooled, |task| task.servable.stage(self.queue.signature, padded))
     }
 
-    /// Runs it in this thread, and answers all requests in it.
+    /// Runs it in this thread, and answers all requests in it; if it fails, one by one, and not in a network thread.
     pub(super) fn run(self, stage: Stage) {
         let Self { queue, tasks, target, limit, reason, cut, slot } = self;
         let Some(servable) = tasks.first().map(|task| Arc::clone(&task.servable)) else { return };
         let waits: SmallVec<[Duration; 16]> =
             tasks.iter().map(|task| cut.saturating_duration_since(task.since)).collect();
         let (requests, rows) = (tasks.len(), tasks.iter().map(|task| task.rows).sum::<usize>());
-        let run = Run { queue: &queue, servable: &servable, stage };
-        let mut times = Times::default();
-        let (outcomes, has_failed): (Vec<_>, bool) = match run.together(&tasks, target, &mut times) {
-            Ok(outputs) => {
-                let start = Instant::now();
-                let outcomes = parted(&tasks, &outputs);
-                times.split = start.elapsed();
-                (outcomes, false)
-            }
-            Err(failure) if requests == 1 => {
-                (tasks.iter().map(|task| run.fallen_back(task, failure.clone())).collect(), true)
-            }
-            Err(_) => (tasks.iter().map(|task| run.alone(task)).collect(), true),
-        };
         let padded_rows = target.max(rows);
-        let times = (!has_failed).then_some(times);
+        let mut times = Times::default();
+        let outcome = Run { queue: &queue, servable: &servable, stage }.together(&tasks, target, &mut times);
+        let start = Instant::now();
+        let outcome = outcome.map(|outputs| parted(&tasks, &outputs));
+        times.split = start.elapsed();
+        let times = outcome.is_ok().then_some(times);
         locked(&queue.state).learn(&queue, &waits, rows, padded_rows, limit, times);
-        drop(slot);
-        for (task, outcome) in tasks.into_iter().zip(outcomes) {
-            answer(task, outcome);
+        match outcome {
+            Ok(outcomes) => {
+                queue.strikes.store(0, Ordering::Relaxed);
+                drop(slot);
+                for (task, outcome) in tasks.into_iter().zip(outcomes) {
+                    answer(task, outcome);
+                }
+            }
+            Err(failure) => {
+                if failure.has_run {
+                    queue.strikes.fetch_add(1, Ordering::Relaxed);
+                }
+                let (own, servable) = (Arc::clone(&queue), Arc::clone(&servable));
+                let apart = move |stage| {
+                    let run = Run { queue: &own, servable: &servable, stage };
+                    for task in tasks.into_iter().filter(|task| !task.answer.is_closed()) {
+                        let outcome =
+                            if requests == 1 { run.fallen_back(&task, failure.clone()) } else { run.alone(&task) };
+                        answer(task, outcome);
+                    }
+                    drop(slot);
+                    Arc::clone(&own.pool)
+                };
+                if stage == Stage::Inline && requests > 1 {
+                    queue.pool.threads.spawn_blocking(move || look_aside(&apart(Stage::Aside)));
+                } else {
+                    apart(stage);
+                }
+            }
         }
         let signature = queue.names.signature.as_deref().unwrap_or_default();
         queue.pool.observer.ran(&BatchFacts {
@@ -199,7 +218,6 @@ impl Run<'_> {
         if !(failure.has_run && self.queue.parameters.falls_back) {
             return Err(failure.status);
         }
-        self.queue.is_unbatchable.store(true, Ordering::Relaxed);
         let feeds: Vec<_> = self.queue.feeds.iter().copied().zip(task.inputs.iter().cloned()).collect();
         self.session(&feeds, task.deadline)
     }
@@ -226,10 +244,6 @@ fn rows_of(outputs: &[Tensor], rows: Range<usize>) -> Result<Vec<Tensor>, Status
 }
 
 fn answer(task: Task, outcome: Result<Vec<Tensor>, Status>) {
-    let outcome = outcome.and_then(|tensors| {
-        task.room.hold(tensors.iter().map(Tensor::value_bytes).sum())?;
-        Ok(tensors)
-    });
     // Whoever waited may have gone in this moment: nobody minds.
     let _ = task.answer.send(outcome);
 }

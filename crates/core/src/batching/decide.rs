@@ -205,7 +205,10 @@ fn head(waiting: impl Iterator<Item = Waiting>, rules: &Rules<'_>, limit: usize,
         if head.count == 1 && one.since.checked_add(timeout).is_some() {
             sooner(one.since + timeout, if timeout.is_zero() { Reason::Idle } else { Reason::Timeout }, &mut head);
         }
-        deadline = deadline.into_iter().chain(one.deadline).min();
+        // One that could not be met from the beginning hurries nobody.
+        let ahead = (rules.run_time)(one.rows).unwrap_or_default() + MARGIN;
+        let own = one.deadline.filter(|deadline| one.since.checked_add(ahead).is_some_and(|done| done <= *deadline));
+        deadline = deadline.into_iter().chain(own).min();
     }
     if let Some(deadline) = deadline {
         let ahead = (rules.run_time)(head.rows).unwrap_or_default() + MARGIN;
@@ -417,6 +420,7 @@ mod tests {
         let known = |_| Some(Duration::from_millis(30));
         assert_eq!(decide_by(&given, &[1], &[], 60, Some(100), &known), until(69));
         assert_eq!(decide_by(&given, &[1], &[], 69, Some(100), &known), taken(1, 1, Reason::Deadline));
+        assert_eq!(decide_by(&given, &[1], &[], 1, Some(20), &known), until(1000), "it cannot be met in any case");
     }
 
     #[test]

@@ -15,6 +15,8 @@ const PADDED_RANKS: Range<usize> = 1..7;
 /// and a single wide one could ask for any amount of memory together.
 const LARGEST_GROWTH: usize = 8;
 const ALWAYS_ALLOWED: usize = 16 << 20;
+/// Rows that fill a batch up to an allowed size may make it so large in any case.
+const FILLING_ALLOWED: usize = 1 << 30;
 
 /// How many rows a request has: those of each of its inputs.
 pub(super) fn row_count<'a>(inputs: impl Iterator<Item = &'a Tensor>) -> Result<usize, Status> {
@@ -50,6 +52,13 @@ pub(super) fn concatenated(name: &str, parts: &[&Tensor], target: usize, pads: b
     let inner = inner_sizes(name, parts, pads)?;
     let shape = Shape::new(std::iter::once(target as i64).chain(inner.iter().copied()));
     let shape = shape.ok_or_else(|| too_large(name))?;
+    // Before anything is made: what padding adds to each request adds up.
+    let given: usize = parts.iter().map(|part| part.memory_bytes()).sum();
+    let element = first.dtype().size().unwrap_or(STRING_COST);
+    let inner_elements = shape.elements() / target.max(1);
+    let bytes = |rows: usize| rows.saturating_mul(inner_elements).saturating_mul(element);
+    check_growth(name, given, bytes(rows), ALWAYS_ALLOWED)?;
+    check_growth(name, bytes(rows), bytes(target), FILLING_ALLOWED)?;
     let padded;
     let parts = if parts.iter().any(|part| part.shape().sizes()[1..] != inner) {
         padded = parts.iter().map(|part| padded_to(name, part, &inner)).collect::<Result<Vec<_>, _>>()?;
@@ -68,8 +77,6 @@ pub(super) fn concatenated(name: &str, parts: &[&Tensor], target: usize, pads: b
         dtype => {
             let size = dtype.size().and_then(|size| size.checked_mul(shape.elements()));
             let size = size.ok_or_else(|| too_large(name))?;
-            let given: usize = parts.iter().map(|part| part.bytes().len()).sum();
-            check_growth(name, given, size)?;
             let mut bytes = aligned_bytes(size);
             parts.iter().for_each(|part| bytes.extend_from_slice(part.bytes()));
             let row = size / target.max(1);
@@ -115,7 +122,6 @@ fn padded_to(name: &str, tensor: &Tensor, inner: &[i64]) -> Result<Tensor, Statu
             let values = (**values).as_ref();
             let element = values.len() / tensor.shape().elements();
             let size = shape.elements().checked_mul(element).ok_or_else(|| too_large(name))?;
-            check_growth(name, values.len(), size)?;
             let mut bytes = aligned_bytes(size);
             let fill = &values[..element];
             pad(&from, &to, &mut |run| match run {
@@ -127,7 +133,6 @@ fn padded_to(name: &str, tensor: &Tensor, inner: &[i64]) -> Result<Tensor, Statu
             Tensor::fixed(tensor.dtype(), shape, Arc::<AlignedBytes>::new(bytes))
         }
         Values::Strings(strings) => {
-            check_growth(name, tensor.memory_bytes(), shape.elements().saturating_mul(STRING_COST))?;
             let mut places = Vec::with_capacity(shape.elements());
             pad(&from, &to, &mut |run| match run {
                 Run::Own(elements) => places.extend(elements),
@@ -169,8 +174,8 @@ fn pad(from: &[usize], to: &[usize], emit: &mut impl FnMut(Run)) {
     walk(from, to, 0, emit);
 }
 
-fn check_growth(name: &str, given: usize, wanted: usize) -> Result<(), Status> {
-    if wanted > given.saturating_mul(LARGEST_GROWTH).max(ALWAYS_ALLOWED) { Err(too_large(name)) } else { Ok(()) }
+fn check_growth(name: &str, given: usize, wanted: usize, allowed: usize) -> Result<(), Status> {
+    if wanted > given.saturating_mul(LARGEST_GROWTH).max(allowed) { Err(too_large(name)) } else { Ok(()) }
 }
 
 fn different(name: &str) -> Status {
@@ -347,6 +352,10 @@ mod tests {
         let wide = floats(&[1, 1, 40_000], &vec![0.0; 40_000]);
         let high = floats(&[1, 40_000, 1], &vec![0.0; 40_000]);
         assert!(told(&[&wide, &high], true).contains("more than 8 times as large"));
+        let (wide, narrow) = (floats(&[1, 400_000], &vec![0.0; 400_000]), floats(&[1, 1], &[0.0]));
+        let many: Vec<&Tensor> = std::iter::once(&wide).chain(std::iter::repeat_n(&narrow, 99)).collect();
+        let refused = concatenated("x", &many, 100, true).expect_err("160 MB of 2 MB");
+        assert!(refused.message.contains("more than 8 times as large"));
     }
 
     #[test]

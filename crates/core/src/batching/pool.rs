@@ -37,10 +37,11 @@ impl Scheduler {
         Self { threads, observer, pools: Mutex::default() }
     }
 
-    /// The pool that the parameters name; the first ones to do so say how many threads it has.
+    /// The pool that the parameters name. It has as many threads as the newest parameters say.
     pub(super) fn pool(&self, parameters: &Parameters) -> Arc<Pool> {
         let mut pools = locked(&self.pools);
         if let Some(pool) = pools.get(&parameters.pool).and_then(Weak::upgrade) {
+            locked(&pool.state).resize(parameters.threads);
             return pool;
         }
         let pool = self.own_pool(parameters);
@@ -50,8 +51,13 @@ impl Scheduler {
     }
 
     pub(super) fn own_pool(&self, parameters: &Parameters) -> Arc<Pool> {
-        let state =
-            PoolState { free: parameters.threads.max(1), active: VecDeque::new(), alarm: None, is_looked_after: false };
+        let state = PoolState {
+            size: parameters.threads,
+            in_use: 0,
+            active: VecDeque::new(),
+            alarm: None,
+            is_looked_after: false,
+        };
         Arc::new(Pool { threads: self.threads.clone(), observer: Arc::clone(&self.observer), state: Mutex::new(state) })
     }
 }
@@ -65,7 +71,8 @@ pub(super) struct Pool {
 }
 
 pub(super) struct PoolState {
-    pub(super) free: usize,
+    size: usize,
+    in_use: usize,
     /// Queues with requests in them; the next one to be served first.
     pub(super) active: VecDeque<Arc<Queue>>,
     /// When somebody is going to look in any case.
@@ -74,13 +81,28 @@ pub(super) struct PoolState {
     pub(super) is_looked_after: bool,
 }
 
+impl PoolState {
+    pub(super) fn has_free_thread(&self) -> bool {
+        self.in_use < self.size.max(1)
+    }
+
+    #[cfg(test)]
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
+    fn resize(&mut self, size: usize) {
+        self.size = size;
+    }
+}
+
 impl Pool {
     /// A batch that is to be run now. Sets the alarm if there is none yet, but going to be.
     fn take(self: &Arc<Self>) -> Option<Batch> {
         let now = now();
         let mut state = locked(&self.state);
         state.is_looked_after = false;
-        if state.free == 0 {
+        if !state.has_free_thread() {
             return None; // whoever is done next looks
         }
         let mut soonest: Option<Instant> = None;
@@ -95,7 +117,7 @@ impl Pool {
                     if has_more {
                         state.active.push_back(Arc::clone(&queue));
                     }
-                    state.free -= 1;
+                    state.in_use += 1;
                     let slot = Slot(Arc::clone(self));
                     return Some(Batch { queue, tasks, target, limit, reason, cut: now, slot });
                 }
@@ -120,35 +142,45 @@ impl Pool {
                         state.alarm = None;
                     }
                 }
-                look_after(pool).await;
+                look_aside(&pool);
             });
         }
         None
     }
 }
 
-/// Runs what there is to be run, until there is nothing any more or others do it.
+/// Runs what there is to be run, until there is nothing any more or others do it. For network threads: brief batches are
+/// run here.
 pub(super) async fn look_after(pool: Arc<Pool>) {
     while let Some(batch) = pool.take() {
-        let stage = batch.stage();
-        if stage == Stage::Inline {
-            batch.run(stage);
+        if batch.stage() == Stage::Inline {
+            batch.run(Stage::Inline);
             // The answers go out first, and what has come in meanwhile joins.
             tokio::task::yield_now().await;
         } else {
-            let next = Arc::clone(&pool);
-            pool.threads.spawn_blocking(move || {
-                let mut batch = Some((batch, stage));
-                while let Some((due, stage)) = batch {
-                    due.run(stage);
-                    batch = next.take().map(|batch| {
-                        let stage = batch.stage();
-                        (batch, if stage == Stage::Inline { Stage::Aside } else { stage })
-                    });
-                }
-            });
+            run_aside(&pool, batch);
         }
     }
+}
+
+/// Has other threads run what there is to be run.
+pub(super) fn look_aside(pool: &Arc<Pool>) {
+    while let Some(batch) = pool.take() {
+        run_aside(pool, batch);
+    }
+}
+
+/// Queues up for a thread once for each batch: runs that are not batched want one as well.
+fn run_aside(pool: &Arc<Pool>, batch: Batch) {
+    let next = Arc::clone(pool);
+    pool.threads.spawn_blocking(move || {
+        let stage = match batch.stage() {
+            Stage::Inline => Stage::Aside,
+            stage => stage,
+        };
+        batch.run(stage);
+        look_aside(&next);
+    });
 }
 
 /// A thread of a pool, in use.
@@ -156,9 +188,9 @@ pub(super) struct Slot(Arc<Pool>);
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        locked(&self.0.state).free += 1;
+        locked(&self.0.state).in_use -= 1;
         if std::thread::panicking() {
-            self.0.threads.spawn(look_after(Arc::clone(&self.0)));
+            look_aside(&self.0);
         }
     }
 }

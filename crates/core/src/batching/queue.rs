@@ -1,7 +1,7 @@
 //! A queue: the requests that feed and fetch the same tensors of a servable.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use super::parameters::{Mode, Parameters};
 use super::pool::{Pool, locked, look_after, now};
 use super::report::{Counters, QueueReport};
 use super::tuning::{RunTimes, Sizes};
-use crate::servable::{Priority, Room, Servable};
+use crate::servable::{Priority, Servable};
 use crate::signature::{Endpoint, Signature};
 use crate::status::{Code, Status};
 use crate::tensor::Tensor;
@@ -32,7 +32,6 @@ pub(super) struct Task {
     pub(super) rows: usize,
     pub(super) since: Instant,
     pub(super) deadline: Option<Instant>,
-    pub(super) room: Arc<dyn Room>,
     /// Set when its batch is cut.
     pub(super) has_begun: Arc<AtomicBool>,
     /// Closed when nobody waits any more.
@@ -54,8 +53,8 @@ pub(super) struct Queue {
     pub(super) names: Names,
     /// The signature by whose run times it goes.
     pub(super) signature: usize,
-    /// Its outputs are not one row for each row of its inputs: requests are run on their own.
-    pub(super) is_unbatchable: AtomicBool,
+    /// How often, of late, its outputs were not one row for each row of its inputs.
+    pub(super) strikes: AtomicU32,
     pub(super) state: Mutex<QueueState>,
 }
 
@@ -69,6 +68,7 @@ pub(super) struct QueueState {
     pub(super) high: VecDeque<Task>,
     pub(super) low: VecDeque<Task>,
     pub(super) backlog: Backlog,
+    pub(super) high_rows: usize,
     pub(super) low_rows: usize,
     /// It is among those that its pool goes through.
     pub(super) is_active: bool,
@@ -97,15 +97,10 @@ impl QueueState {
         match queue.parameters.mode {
             Mode::Fixed => self.sizes.usual,
             Mode::SelfTuning { .. } => {
-                let size = self.times.size_for(self.waiting_rows(), self.sizes, now);
+                let size = self.times.size_for(self.high_rows, self.sizes, now);
                 queue.parameters.allowed_part(size)
             }
         }
-    }
-
-    /// About how many rows of high priority wait; batches count as full.
-    fn waiting_rows(&self) -> usize {
-        (self.backlog.batches - 1) * self.sizes.usual + self.backlog.open_rows
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -169,16 +164,20 @@ impl QueueState {
 
     fn count_anew(&mut self) {
         self.backlog = self.high.iter().fold(Backlog::EMPTY, |backlog, task| backlog.with(task.rows, self.sizes.usual));
+        self.high_rows = self.high.iter().map(|task| task.rows).sum();
         self.low_rows = self.low.iter().map(|task| task.rows).sum();
     }
 
     /// Takes out what nobody waits for any more.
-    fn purge(&mut self) {
+    pub(super) fn purge(&mut self) {
         let before = self.high.len() + self.low.len();
         self.high.retain(|task| !task.answer.is_closed());
         self.low.retain(|task| !task.answer.is_closed());
-        self.counters.cancelled += (before - self.high.len() - self.low.len()) as u64;
-        self.count_anew();
+        let gone = before - self.high.len() - self.low.len();
+        self.counters.cancelled += gone as u64;
+        if gone > 0 {
+            self.count_anew();
+        }
     }
 }
 
@@ -187,7 +186,15 @@ pub(super) fn waited_too_long() -> Status {
     Status::resource_exhausted("Run() timeout exceeded while waiting in batching queue")
 }
 
+/// A queue whose outputs had the wrong rows so often has no batches any more.
+const MOST_STRIKES: u32 = 4;
+
 impl Queue {
+    /// Requests are run on their own: its outputs are not one row for each row of its inputs.
+    pub(super) fn is_unbatchable(&self) -> bool {
+        self.parameters.falls_back && self.strikes.load(Ordering::Relaxed) >= MOST_STRIKES
+    }
+
     fn timeout(&self) -> Duration {
         match self.parameters.mode {
             Mode::Fixed => self.parameters.timeout,
@@ -202,8 +209,8 @@ impl Queue {
             Some(low) if priority == Priority::Low => admit_low(low, state.low_rows, rows).map(|()| vec![rows]),
             _ => {
                 if let Mode::SelfTuning { objective: Some(objective) } = parameters.mode {
-                    let wait = state.times.time_for(state.waiting_rows(), now());
-                    let most = (objective * HOPELESS).max(LEAST_PATIENCE);
+                    let wait = state.times.time_for(state.high_rows / parameters.threads.max(1), now());
+                    let most = objective.saturating_mul(HOPELESS).max(LEAST_PATIENCE);
                     if wait > most {
                         let message = format!(
                             "The batch scheduling queue to which this task was submitted is full; it would have to wait \
@@ -219,7 +226,7 @@ impl Queue {
                 let (limit, backlog) = match parameters.mode {
                     Mode::Fixed => (state.sizes.usual, state.backlog),
                     Mode::SelfTuning { .. } => {
-                        let waiting = state.waiting_rows();
+                        let waiting = state.high_rows;
                         let batches = waiting / parameters.largest_batch + 1;
                         (parameters.largest_batch, Backlog { batches, open_rows: waiting % parameters.largest_batch })
                     }
@@ -243,7 +250,9 @@ impl Queue {
             state.purge();
             pieces = self.admit(&mut state, priority, rows);
         }
-        let pieces = pieces.inspect_err(|_| state.counters.refused += 1)?;
+        let pieces = pieces.inspect_err(|status| {
+            state.counters.refused += u64::from(status.code == Code::Unavailable);
+        })?;
         let tasks = tasks(&pieces)?;
         state.counters.requests += 1;
         state.counters.rows += rows as u64;
@@ -255,6 +264,7 @@ impl Queue {
                 state.low_rows += task.rows;
                 state.low.push_back(task);
             } else {
+                state.high_rows += task.rows;
                 state.backlog = state.backlog.with(task.rows, state.sizes.usual);
                 state.high.push_back(task);
             }
@@ -266,7 +276,7 @@ impl Queue {
         // A request that finds others waiting changes nothing unless it makes the batch full, or hurries it.
         let changes = was_empty || state.backlog.batches > 1 || state.backlog.open_rows >= state.sizes.usual || is_low;
         let changes = changes || has_deadline || self.timeout().is_zero();
-        if changes && pool.free > 0 && !pool.is_looked_after {
+        if changes && pool.has_free_thread() && !pool.is_looked_after {
             pool.is_looked_after = true;
             drop((state, pool));
             // Behind all that is ready on this thread: what came in with this request joins its batch.
@@ -287,7 +297,7 @@ impl Queue {
             queued_rows: state.rows(),
             limit: state.size(self, now()),
             timeout: self.timeout(),
-            batches_at_once: self.parameters.threads,
+            batches_at_once: self.parameters.threads.max(1),
         }
     }
 }
@@ -298,6 +308,7 @@ impl QueueState {
             high: VecDeque::new(),
             low: VecDeque::new(),
             backlog: Backlog::EMPTY,
+            high_rows: 0,
             low_rows: 0,
             is_active: false,
             is_closing,
@@ -336,7 +347,7 @@ impl QueueState {
         self.times.record(padded_rows, times.run, now());
         let parameters = &queue.parameters;
         if let Mode::SelfTuning { objective } = parameters.mode {
-            let sizes = self.times.sizes(objective, parameters.largest_batch, now());
+            let sizes = self.times.sizes(objective, parameters.largest_batch, &parameters.allowed, now());
             let sizes = sizes.map(|size| parameters.allowed_part(size));
             let is_new = sizes.usual != self.sizes.usual;
             self.sizes = sizes;

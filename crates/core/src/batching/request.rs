@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use smallvec::SmallVec;
@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::merge::{concatenated, row_count};
 use super::parameters::{Mode, Parameters};
-use super::pool::{Scheduler, locked, look_after, now};
+use super::pool::{Scheduler, locked, look_aside, now};
 use super::queue::{Names, Queue, QueueState, Task, waited_too_long};
 use super::report::QueueReport;
 use crate::predict::Call;
@@ -61,7 +61,7 @@ impl Batching {
         self.is_closing.store(true, Ordering::Release);
         for queue in self.queues.read().unwrap_or_else(PoisonError::into_inner).values() {
             locked(&queue.state).is_closing = true;
-            queue.pool.threads.spawn(look_after(Arc::clone(&queue.pool)));
+            look_aside(&queue.pool);
         }
     }
 
@@ -83,7 +83,7 @@ impl Batching {
         }
         call.feeds.sort_unstable_by_key(|(endpoint, _)| *endpoint);
         let Some(queue) = self.queue(servable, call, scheduler) else { return Ok(None) };
-        if queue.is_unbatchable.load(Ordering::Relaxed) {
+        if queue.is_unbatchable() {
             locked(&queue.state).counters.unbatched += 1;
             return Ok(None);
         }
@@ -109,7 +109,6 @@ impl Batching {
                     rows: *rows,
                     since,
                     deadline: caller.terms.deadline,
-                    room: Arc::clone(&caller.room),
                     has_begun: Arc::clone(&has_begun),
                     answer,
                 })
@@ -132,7 +131,8 @@ impl Batching {
         }
         let mut queues = self.queues.write().unwrap_or_else(PoisonError::into_inner);
         let most = *self.most_queues.get_or_init(|| servable.signatures().count() + MOST_COMBINATIONS);
-        if queues.len() >= most && !queues.contains_key(&key) {
+        let names = Names::of(servable, &key.0, &key.1);
+        if queues.len() >= most && names.signature.is_none() && !queues.contains_key(&key) {
             return None;
         }
         let queue = queues.entry(key).or_insert_with_key(|(feeds, fetches)| {
@@ -144,11 +144,11 @@ impl Batching {
             Arc::new(Queue {
                 pool,
                 parameters: Arc::clone(parameters),
-                names: Names::of(servable, feeds, fetches),
+                names,
                 feeds: feeds.to_vec(),
                 fetches: fetches.to_vec(),
                 signature: call.signature,
-                is_unbatchable: AtomicBool::new(false),
+                strikes: AtomicU32::new(0),
                 state: Mutex::new(QueueState::new(limit, self.is_closing.load(Ordering::Acquire))),
             })
         });
@@ -171,9 +171,10 @@ impl Joined {
     /// Waits for what the call fetches, in its order.
     pub(crate) async fn answer(
         self,
-        Caller { terms: Terms { deadline, .. }, gone, .. }: Caller<impl Future<Output = ()>>,
+        Caller { terms: Terms { deadline, .. }, gone, room }: Caller<impl Future<Output = ()>>,
     ) -> Result<Vec<Tensor>, Status> {
         let Self { queue, fetches, answers, has_begun } = self;
+        let _leaving = Leaving { queue: &queue, has_begun: &has_begun };
         let has_begun = || has_begun.load(Ordering::Acquire);
         let done = async {
             let mut pieces = pin!(all_of(answers));
@@ -193,8 +194,23 @@ impl Joined {
                 .unwrap_or_else(|_| Err(if has_begun() { timed_out() } else { waited_too_long() }))?,
             None => done.await?,
         };
+        room.hold(outputs.iter().map(Tensor::value_bytes).sum())?;
         let output = |fetch| queue.fetches.binary_search(fetch).ok().and_then(|index| outputs.get(index).cloned());
         Ok(fetches.iter().filter_map(output).collect())
+    }
+}
+
+/// Takes a request out of its queue that nobody waits for any more, and with it what it holds.
+struct Leaving<'a> {
+    queue: &'a Queue,
+    has_begun: &'a AtomicBool,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        if !self.has_begun.load(Ordering::Acquire) {
+            locked(&self.queue.state).purge();
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+use super::pool::locked;
 use super::*;
 use crate::dtype::DataType;
 use crate::predict::bind;
@@ -232,6 +233,9 @@ async fn outputs_without_rows_are_refused_or_run_on_their_own() {
     let scene = Scene::new(Parameters { falls_back: true, ..parameters() }, Answers::Sum);
     let asked = vec![scene.rows(&[1.0, 2.0]), scene.rows(&[3.0, 4.0])];
     assert_eq!(outcomes(asked).await, [Ok(vec![3.0]), Ok(vec![7.0])]);
+    for _ in 0..3 {
+        assert_eq!(scene.rows(&[4.0, 5.0]).await.expect("no panic"), Ok(vec![9.0]));
+    }
     let before = scene.runs().len();
     assert_eq!(scene.rows(&[5.0]).await.expect("no panic"), Ok(vec![5.0]), "and from then on at once");
     assert_eq!((scene.runs().len() - before, scene.counters().unbatched), (1, 1));
@@ -289,6 +293,27 @@ async fn who_has_gone_or_is_late_is_not_run() {
     settle().await;
     assert_eq!(scene.rows(&[2.0, 3.0, 4.0]).await.expect("no panic"), Ok(vec![4.0, 6.0, 8.0]));
     assert_eq!(scene.runs(), [3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_gone_leaves_nothing_behind() {
+    let scene = Scene::new(Parameters { timeout: Duration::from_secs(3600), ..parameters() }, Answers::Rows);
+    let gone = scene.rows(&[1.0]);
+    settle().await;
+    assert_eq!(scene.servable.batching().expect("there").report()[0].queued_rows, 1);
+    gone.abort();
+    settle().await;
+    assert_eq!(scene.servable.batching().expect("there").report()[0].queued_rows, 0);
+    assert_eq!(Arc::strong_count(&scene.servable), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_has_as_many_threads_as_the_newest_parameters_say() {
+    let scene = Scene::new(parameters(), Answers::Rows);
+    let batches = &scene.threads.batches;
+    let pool = batches.pool(&parameters());
+    assert!(Arc::ptr_eq(&pool, &batches.pool(&Parameters { threads: 7, ..parameters() })));
+    assert_eq!(locked(&pool.state).size(), 7);
 }
 
 #[tokio::test(start_paused = true)]

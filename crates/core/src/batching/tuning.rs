@@ -85,6 +85,11 @@ fn class_of(rows: usize) -> usize {
     (rows.max(1).ilog2() as usize).min(CLASSES - 1)
 }
 
+/// The largest size of a class.
+fn largest_of(class: usize) -> usize {
+    (2_usize << class) - 1
+}
+
 impl RunTimes {
     /// A batch of so many rows, padding among them, has run.
     pub(super) fn record(&mut self, rows: usize, took: Duration, now: Instant) {
@@ -122,20 +127,20 @@ impl RunTimes {
 
     /// How long so many rows take at the best rate that is known; no time while little is known.
     pub(super) fn time_for(&self, rows: usize, now: Instant) -> Duration {
-        let known = self.classes.iter().filter(|class| class.is_known(now));
-        let per_row_s = known.map(|class| class.mean_s / class.mean_rows).min_by(f64::total_cmp).unwrap_or(0.0);
+        let per_row_s =
+            self.known(now).map(|(_, class)| class.mean_s / class.mean_rows).min_by(f64::total_cmp).unwrap_or(0.0);
         Duration::try_from_secs_f64(per_row_s * rows as f64).unwrap_or(Duration::MAX)
     }
 
-    /// The sizes that serve best, between 1 and `most`.
-    pub(super) fn sizes(&self, objective: Option<Duration>, most: usize, now: Instant) -> Sizes {
-        let greatest = self.greatest(now).clamp(1, most.max(1));
+    /// The sizes that serve best, between 1 and `most`. Batches have `allowed` sizes, or any if there are none.
+    pub(super) fn sizes(&self, objective: Option<Duration>, most: usize, allowed: &[usize], now: Instant) -> Sizes {
+        let greatest = self.greatest(allowed, now).clamp(1, most.max(1));
         let Some(objective) = objective else {
             return Sizes { usual: greatest, greatest, patience_rows: usize::MAX };
         };
         let usual = self.within(objective, now).clamp(1, greatest);
-        let class = self.classes.iter().take(class_of(usual) + 1).rev().find(|class| class.is_known(now));
-        let per_row_s = class.map_or(0.0, |class| class.mean_s / class.mean_rows);
+        let class = self.known(now).filter(|(index, _)| *index <= class_of(usual)).last();
+        let per_row_s = class.map_or(0.0, |(_, class)| class.mean_s / class.mean_rows);
         let patience_rows = if per_row_s > 0.0 { (objective.as_secs_f64() / per_row_s) as usize } else { usize::MAX };
         Sizes { usual, greatest, patience_rows }
     }
@@ -155,8 +160,8 @@ impl RunTimes {
             self.expected(rows).map_or(f64::INFINITY, |time| time.as_secs_f64() * batches)
         };
         let (mut best, mut best_s) = (sizes.usual, time_s(sizes.usual) / WORTHWHILE);
-        for (index, _) in self.classes.iter().enumerate().filter(|(_, class)| class.is_known(now)) {
-            let rows = ((2_usize << index) - 1).min(waiting).min(sizes.greatest);
+        for (index, _) in self.known(now) {
+            let rows = largest_of(index).min(waiting).min(sizes.greatest);
             let time_s = time_s(rows);
             if rows > best && time_s < best_s {
                 (best, best_s) = (rows, time_s);
@@ -165,46 +170,52 @@ impl RunTimes {
         best
     }
 
-    /// The size of which most rows are served in a second. Sizes are tried from small to large, each at most twice as large
-    /// as the one before, until larger ones bring no more: one that does not may still be followed by one that does.
-    fn greatest(&self, now: Instant) -> usize {
+    /// The classes that have been seen of late; where there are none, those that have been seen at all.
+    fn known(&self, now: Instant) -> impl Iterator<Item = (usize, &Class)> {
+        let is_fresh = self.classes.iter().any(|class| class.is_known(now));
+        let is_known = move |class: &Class| if is_fresh { class.is_known(now) } else { class.runs >= ENOUGH };
+        self.classes.iter().enumerate().filter(move |(_, class)| is_known(class))
+    }
+
+    /// The size of which most rows are served in a second. Larger ones than those known are tried, one after another, until
+    /// they bring no more: one that does not may still be followed by one that does.
+    fn greatest(&self, allowed: &[usize], now: Instant) -> usize {
         let (mut best, mut best_rate, mut in_vain) = (1, 0.0, 0);
-        for (index, class) in self.classes.iter().enumerate() {
-            let largest = (2_usize << index) - 1;
-            if !class.is_known(now) {
-                let smaller = index.checked_sub(1).map(|index| self.classes[index]);
-                let is_next = smaller.is_none_or(|smaller| {
-                    smaller.is_known(now) && smaller.mean_s * GROWTH as f64 <= LONGEST_RUN.as_secs_f64()
-                });
-                if is_next && in_vain < TRIES {
-                    return 1 << index;
-                }
-                continue;
-            }
+        let mut last = None;
+        for (index, class) in self.known(now) {
             let rate = class.rate();
             if rate >= best_rate * WORTHWHILE {
-                (best, best_rate, in_vain) = (largest, rate, 0);
+                (best, best_rate, in_vain) = (largest_of(index), rate, 0);
             } else {
                 in_vain += 1;
             }
+            last = Some((index, class));
         }
-        best
+        let Some((index, class)) = last else { return best };
+        if in_vain >= TRIES || class.mean_s * GROWTH as f64 > LONGEST_RUN.as_secs_f64() {
+            return best;
+        }
+        // The end of the next class always has room for two requests of this one.
+        let next = largest_of(index + 1);
+        let larger = allowed.iter().copied().find(|size| *size > largest_of(index));
+        if allowed.is_empty() { next } else { larger.unwrap_or(best) }
     }
 
     /// The largest size of which a request in a hundred at most takes longer than the objective.
     fn within(&self, objective: Duration, now: Instant) -> usize {
         let allowed_s = objective.as_secs_f64() / BATCHES_TO_WAIT_FOR;
         let mut best = 1;
-        for (index, class) in self.classes.iter().enumerate().filter(|(_, class)| class.is_known(now)) {
-            let largest = (2_usize << index) - 1;
+        for (index, class) in self.known(now) {
+            let largest = largest_of(index);
             let slow_s = class.mean_s + DEVIATIONS * class.deviation_s;
-            let fitting = (class.mean_rows * allowed_s / slow_s) as usize;
+            // As many rows as the time allows, if time goes with rows.
+            let fitting = (class.mean_rows * allowed_s / slow_s.max(f64::MIN_POSITIVE)) as usize;
             if slow_s > allowed_s {
-                // Of this size some may still be in time: as many rows as the time allows, if time goes with rows.
                 return best.max(fitting.min(largest));
             }
-            // The next size takes at most twice as long; tried only if that would be in time.
-            best = if slow_s * GROWTH as f64 <= allowed_s { largest + 1 } else { largest.min(fitting) };
+            // A size of the next class takes at most about twice as long; tried only if that would be in time.
+            let is_next_in_time = slow_s * GROWTH as f64 <= allowed_s;
+            best = if is_next_in_time { largest_of(index + 1).min(fitting) } else { largest.min(fitting) };
         }
         best
     }
@@ -238,7 +249,7 @@ mod tests {
     const SIZES: [usize; 8] = [1, 2, 4, 8, 16, 32, 64, 128];
 
     fn greatest(times: &RunTimes, now: Instant) -> usize {
-        times.sizes(None, 1000, now).usual
+        times.sizes(None, 1000, &[], now).usual
     }
 
     #[test]
@@ -247,29 +258,32 @@ mod tests {
         assert_eq!(greatest(&times, now), 1);
         let constant = |_| 100;
         let (times, now) = learned(&SIZES[..1], constant);
-        assert_eq!(greatest(&times, now), 2);
+        assert_eq!(greatest(&times, now), 3);
         let (times, now) = learned(&SIZES[..4], constant);
-        assert_eq!(greatest(&times, now), 16);
-        assert_eq!(times.sizes(None, 10, now).usual, 10, "there is a bound");
+        assert_eq!(greatest(&times, now), 31);
+        assert_eq!(times.sizes(None, 10, &[], now).usual, 10, "there is a bound");
+        assert_eq!(times.sizes(None, 1000, &[8, 64], now).usual, 64, "the next one that is allowed");
         let (times, now) = learned(&SIZES, |rows| 10_000 * rows as u64 / (1 + rows as u64 / 32));
-        assert_eq!(greatest(&times, now), 256, "no size runs so long that the next might take a second");
+        assert_eq!(greatest(&times, now), 511, "no size runs so long that the next might take a second");
+        let (times, now) = learned(&[6], constant);
+        assert_eq!(greatest(&times, now), 15, "requests of many rows are joined, too");
     }
 
     #[test]
     fn size_does_not_grow_where_that_brings_nothing() {
         let (times, now) = learned(&SIZES[..2], |rows| 100 * rows as u64);
-        assert_eq!(greatest(&times, now), 4, "perhaps the next one brings something");
+        assert_eq!(greatest(&times, now), 7, "perhaps the next one brings something");
         let (times, now) = learned(&SIZES[..3], |rows| 100 * rows as u64);
         assert_eq!(greatest(&times, now), 1);
         let (times, now) = learned(&SIZES, |rows| if rows < 16 { 100 * rows as u64 } else { 1600 });
-        assert_eq!(greatest(&times, now), 256, "a hill may lie behind a valley, if somebody has been there");
+        assert_eq!(greatest(&times, now), 511, "a hill may lie behind a valley, if somebody has been there");
     }
 
     #[test]
     fn size_keeps_within_the_objective() {
         let (times, now) = learned(&SIZES, |rows| 1000 + 100 * rows as u64);
-        let usual = |ms| times.sizes(Some(Duration::from_millis(ms)), 1000, now).usual;
-        assert_eq!(usual(1000), 256);
+        let usual = |ms| times.sizes(Some(Duration::from_millis(ms)), 1000, &[], now).usual;
+        assert_eq!(usual(1000), 511);
         assert!((24..=48).contains(&usual(10)), "half the time is for the batch before: {}", usual(10));
         assert_eq!(usual(1), 1, "nothing can be in time");
     }
@@ -277,22 +291,24 @@ mod tests {
     #[test]
     fn a_backlog_is_served_as_fast_as_can_be() {
         let (times, now) = learned(&SIZES, |rows| 1000 + 100 * rows as u64);
-        let sizes = times.sizes(Some(Duration::from_millis(3)), 1000, now);
-        assert!(sizes.usual < 8 && sizes.greatest == 256, "{sizes:?}");
+        let sizes = times.sizes(Some(Duration::from_millis(3)), 1000, &[], now);
+        assert!(sizes.usual < 8 && sizes.greatest == 511, "{sizes:?}");
         let size_for = |waiting| times.size_for(waiting, sizes, now);
         assert_eq!(size_for(3), sizes.usual);
         assert_eq!((size_for(8), size_for(1000)), (8, sizes.greatest), "two batches of the usual size take longer");
         let (times, now) = learned(&SIZES, |rows| 100 * rows as u64);
-        let sizes = times.sizes(Some(Duration::from_millis(3)), 1000, now);
+        let sizes = times.sizes(Some(Duration::from_millis(3)), 1000, &[], now);
         assert_eq!(times.size_for(16, sizes, now), sizes.usual, "a larger size brings nothing");
     }
 
     #[test]
-    fn what_was_learned_long_ago_is_learned_again() {
-        let (times, now) = learned(&SIZES, |_| 100);
+    fn what_has_been_seen_of_late_goes_before_what_has_not() {
+        let (mut times, now) = learned(&SIZES, |_| 100);
         assert_eq!(times.time_for(1280, now), Duration::from_millis(1));
-        assert_eq!(greatest(&times, now + MEMORY * 2), 1);
-        assert_eq!(times.time_for(1280, now + MEMORY * 2), Duration::ZERO);
+        let later = now + MEMORY * 2;
+        assert_eq!(greatest(&times, later), 511, "nothing is known that is newer");
+        (0..20).for_each(|_| times.record(32, Duration::from_micros(100), later));
+        assert_eq!(greatest(&times, later), 127, "small ones are not needed to know of larger ones");
     }
 
     #[test]
