@@ -6,6 +6,7 @@ pub mod batching;
 pub mod dtype;
 pub mod examples;
 pub mod limits;
+mod pace;
 pub mod predict;
 pub mod routes;
 pub mod servable;

@@ -206,8 +206,10 @@ fn head(waiting: impl Iterator<Item = Waiting>, rules: &Rules<'_>, limit: usize,
             sooner(one.since + timeout, if timeout.is_zero() { Reason::Idle } else { Reason::Timeout }, &mut head);
         }
         // One that could not be met from the beginning hurries nobody.
-        let ahead = (rules.run_time)(one.rows).unwrap_or_default() + MARGIN;
-        let own = one.deadline.filter(|deadline| one.since.checked_add(ahead).is_some_and(|done| done <= *deadline));
+        let own = one.deadline.filter(|deadline| {
+            let ahead = (rules.run_time)(one.rows).unwrap_or_default() + MARGIN;
+            one.since.checked_add(ahead).is_some_and(|done| done <= *deadline)
+        });
         deadline = deadline.into_iter().chain(own).min();
     }
     if let Some(deadline) = deadline {
@@ -327,27 +329,10 @@ fn sized(waiting: impl Iterator<Item = Waiting>, head: Head, reason: Reason, rul
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::batching::parameters::Mode;
 
     fn parameters() -> Parameters {
-        Parameters {
-            pool: Arc::from("p"),
-            threads: 1,
-            largest_request: 10,
-            largest_batch: 10,
-            timeout: Duration::from_millis(5),
-            most_batches: 2,
-            allowed: Vec::new(),
-            padding: PaddingPolicy::PadUp,
-            pads_lengths: false,
-            splits: false,
-            mode: Mode::Fixed,
-            falls_back: false,
-            low: None,
-        }
+        Parameters::simple(10, Duration::from_millis(5))
     }
 
     fn low(mixing: Mixing) -> LowPriority {

@@ -71,7 +71,7 @@ pub(super) fn concatenated(name: &str, parts: &[&Tensor], target: usize, pads: b
         DataType::String => {
             let mut joined = JoinedStrings::default();
             parts.iter().filter_map(|part| string_values(part)).for_each(|strings| joined.push(strings));
-            joined.repeat_last(shape.elements() / target.max(1), target - rows);
+            joined.repeat_last(inner_elements, target - rows);
             Tensor::strings(shape, Arc::new(joined))
         }
         dtype => {

@@ -74,6 +74,26 @@ pub enum Mixing {
 }
 
 impl Parameters {
+    /// For tests: one thread, room for two batches of so many rows, and nothing special.
+    #[cfg(test)]
+    pub(super) fn simple(rows: usize, timeout: Duration) -> Self {
+        Self {
+            pool: Arc::from("p"),
+            threads: 1,
+            largest_request: rows,
+            largest_batch: rows,
+            timeout,
+            most_batches: 2,
+            allowed: Vec::new(),
+            padding: PaddingPolicy::PadUp,
+            pads_lengths: false,
+            splits: false,
+            mode: Mode::Fixed,
+            falls_back: false,
+            low: None,
+        }
+    }
+
     /// What batches of so many rows are filled up to.
     pub fn allowed_size(&self, rows: usize) -> usize {
         allowed_size(&self.allowed, rows)

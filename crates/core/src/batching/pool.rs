@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use super::batch::{Batch, Observer};
 use super::parameters::Parameters;
 use super::queue::{Found, Queue};
-use crate::servable::Stage;
+use crate::pace::Stage;
 
 /// The moment, by the clock that tests can stop.
 pub(super) fn now() -> Instant {

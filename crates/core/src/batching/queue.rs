@@ -67,13 +67,14 @@ pub(super) struct Names {
 pub(super) struct QueueState {
     pub(super) high: VecDeque<Task>,
     pub(super) low: VecDeque<Task>,
+    /// What bounds the queue where sizes are fixed.
     pub(super) backlog: Backlog,
     pub(super) high_rows: usize,
     pub(super) low_rows: usize,
     /// It is among those that its pool goes through.
     pub(super) is_active: bool,
     pub(super) is_closing: bool,
-    /// At how many rows batches are cut. Its pool counts what waits in batches of the usual size.
+    /// At how many rows batches are cut.
     pub(super) sizes: Sizes,
     pub(super) times: RunTimes,
     pub(super) counters: Counters,
@@ -92,6 +93,55 @@ pub(super) enum Found {
 }
 
 impl QueueState {
+    pub(super) fn new(limit: usize, is_closing: bool) -> Self {
+        Self {
+            high: VecDeque::new(),
+            low: VecDeque::new(),
+            backlog: Backlog::EMPTY,
+            high_rows: 0,
+            low_rows: 0,
+            is_active: false,
+            is_closing,
+            sizes: Sizes::all(limit),
+            times: RunTimes::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Takes note of a batch that has been run; of how long that took, if it succeeded.
+    pub(super) fn learn(
+        &mut self,
+        queue: &Queue,
+        waits: &[Duration],
+        rows: usize,
+        padded_rows: usize,
+        limit: usize,
+        times: Option<Times>,
+    ) {
+        let counters = &mut self.counters;
+        counters.batches += 1;
+        counters.batched_rows += rows as u64;
+        counters.padding_rows += (padded_rows - rows) as u64;
+        counters.possible_rows += limit.max(rows) as u64;
+        for wait in waits {
+            counters.queue.note(*wait);
+        }
+        let Some(times) = times else {
+            counters.failed_batches += 1;
+            counters.retried += if waits.len() > 1 { waits.len() as u64 } else { 0 };
+            return;
+        };
+        counters.concat.note(times.concat);
+        counters.run.note(times.run);
+        counters.split.note(times.split);
+        self.times.record(padded_rows, times.run, now());
+        let parameters = &queue.parameters;
+        if let Mode::SelfTuning { objective } = parameters.mode {
+            let sizes = self.times.sizes(objective, parameters.largest_batch, &parameters.allowed, now());
+            self.sizes = sizes.map(|size| parameters.allowed_part(size));
+        }
+    }
+
     /// Rows that the next batch is cut at.
     fn size(&self, queue: &Queue, now: Instant) -> usize {
         match queue.parameters.mode {
@@ -298,62 +348,6 @@ impl Queue {
             limit: state.size(self, now()),
             timeout: self.timeout(),
             batches_at_once: self.parameters.threads.max(1),
-        }
-    }
-}
-
-impl QueueState {
-    pub(super) fn new(limit: usize, is_closing: bool) -> Self {
-        Self {
-            high: VecDeque::new(),
-            low: VecDeque::new(),
-            backlog: Backlog::EMPTY,
-            high_rows: 0,
-            low_rows: 0,
-            is_active: false,
-            is_closing,
-            sizes: Sizes::all(limit),
-            times: RunTimes::default(),
-            counters: Counters::default(),
-        }
-    }
-
-    /// Takes note of a batch that has been run; of how long that took, if it succeeded.
-    pub(super) fn learn(
-        &mut self,
-        queue: &Queue,
-        waits: &[Duration],
-        rows: usize,
-        padded_rows: usize,
-        limit: usize,
-        times: Option<Times>,
-    ) {
-        let counters = &mut self.counters;
-        counters.batches += 1;
-        counters.batched_rows += rows as u64;
-        counters.padding_rows += (padded_rows - rows) as u64;
-        counters.possible_rows += limit.max(rows) as u64;
-        for wait in waits {
-            counters.queue.note(*wait);
-        }
-        let Some(times) = times else {
-            counters.failed_batches += 1;
-            counters.retried += if waits.len() > 1 { waits.len() as u64 } else { 0 };
-            return;
-        };
-        counters.concat.note(times.concat);
-        counters.run.note(times.run);
-        counters.split.note(times.split);
-        self.times.record(padded_rows, times.run, now());
-        let parameters = &queue.parameters;
-        if let Mode::SelfTuning { objective } = parameters.mode {
-            let sizes = self.times.sizes(objective, parameters.largest_batch, &parameters.allowed, now());
-            let sizes = sizes.map(|size| parameters.allowed_part(size));
-            let is_new = sizes.usual != self.sizes.usual;
-            self.sizes = sizes;
-            if is_new {
-                self.count_anew();
-            }
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
@@ -27,7 +27,6 @@ const MOST_COMBINATIONS: usize = 64;
 pub struct Batching {
     parameters: Arc<Parameters>,
     queues: RwLock<HashMap<Key, Arc<Queue>>>,
-    most_queues: OnceLock<usize>,
     is_closing: AtomicBool,
 }
 
@@ -36,12 +35,7 @@ type Key = (SmallVec<[Endpoint; 2]>, SmallVec<[Endpoint; 2]>);
 
 impl Batching {
     pub fn new(parameters: Parameters) -> Self {
-        Self {
-            parameters: Arc::new(parameters),
-            queues: RwLock::default(),
-            most_queues: OnceLock::new(),
-            is_closing: AtomicBool::new(false),
-        }
+        Self { parameters: Arc::new(parameters), queues: RwLock::default(), is_closing: AtomicBool::new(false) }
     }
 
     pub fn parameters(&self) -> &Parameters {
@@ -130,7 +124,7 @@ impl Batching {
             return known;
         }
         let mut queues = self.queues.write().unwrap_or_else(PoisonError::into_inner);
-        let most = *self.most_queues.get_or_init(|| servable.signatures().count() + MOST_COMBINATIONS);
+        let most = servable.signatures().count() + MOST_COMBINATIONS;
         let names = Names::of(servable, &key.0, &key.1);
         if queues.len() >= most && names.signature.is_none() && !queues.contains_key(&key) {
             return None;

@@ -73,21 +73,7 @@ fn floats(tensor: &Tensor) -> Vec<f32> {
 }
 
 fn parameters() -> Parameters {
-    Parameters {
-        pool: Arc::from("p"),
-        threads: 1,
-        largest_request: 4,
-        largest_batch: 4,
-        timeout: Duration::from_millis(100),
-        most_batches: 2,
-        allowed: Vec::new(),
-        padding: PaddingPolicy::PadUp,
-        pads_lengths: false,
-        splits: false,
-        mode: Mode::Fixed,
-        falls_back: false,
-        low: None,
-    }
+    Parameters::simple(4, Duration::from_millis(100))
 }
 
 /// A servable with batching, and what its session was asked.

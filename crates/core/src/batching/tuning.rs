@@ -8,7 +8,8 @@ const CLASSES: usize = 24;
 const WEIGHT: f64 = 0.1;
 /// Runs before a class is trusted.
 const ENOUGH: u64 = 4;
-/// What was learned of a size that has not been used for so long is forgotten: the machine may have had other work.
+/// What was learned of a size that has not been used for so long counts only where nothing newer is known: the machine may
+/// have had other work.
 const MEMORY: Duration = Duration::from_secs(30);
 /// A request may have to wait for a batch that has just begun, before its own one runs.
 const BATCHES_TO_WAIT_FOR: f64 = 2.0;
@@ -16,8 +17,8 @@ const BATCHES_TO_WAIT_FOR: f64 = 2.0;
 const DEVIATIONS: f64 = 3.0;
 /// A larger size has to bring so much more throughput to be worth its latency.
 const WORTHWHILE: f64 = 1.03;
-/// Rows a run of unknown size is tried with, as a multiple of the largest one known.
-const GROWTH: usize = 2;
+/// Time that a size is reckoned to take that is not known, as a multiple of that of the next smaller class.
+const GROWTH: f64 = 2.0;
 /// Sizes without gain that are tried before larger ones are taken to bring none either.
 const TRIES: usize = 2;
 /// No size is tried that may run longer than this.
@@ -192,7 +193,7 @@ impl RunTimes {
             last = Some((index, class));
         }
         let Some((index, class)) = last else { return best };
-        if in_vain >= TRIES || class.mean_s * GROWTH as f64 > LONGEST_RUN.as_secs_f64() {
+        if in_vain >= TRIES || class.mean_s * GROWTH > LONGEST_RUN.as_secs_f64() {
             return best;
         }
         // The end of the next class always has room for two requests of this one.
@@ -214,7 +215,7 @@ impl RunTimes {
                 return best.max(fitting.min(largest));
             }
             // A size of the next class takes at most about twice as long; tried only if that would be in time.
-            let is_next_in_time = slow_s * GROWTH as f64 <= allowed_s;
+            let is_next_in_time = slow_s * GROWTH <= allowed_s;
             best = if is_next_in_time { largest_of(index + 1).min(fitting) } else { largest.min(fitting) };
         }
         best
