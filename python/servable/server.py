@@ -77,7 +77,9 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
     files = read_files(config, engine)
     for text in files.notes:
         log.warning(text)
-    server = engine.Server(replace(config.server, metrics_path=files.metrics_path))
+    server = engine.Server(
+        replace(config.server, metrics_path=files.metrics_path, metrics_unasked=not config.monitoring_file)
+    )
     loads = ThreadPool("load", min(4 * (os.cpu_count() or 1), 8))
     stores = Stores(config.storage)
     manager = _manager(config, files, server, stores, loads)

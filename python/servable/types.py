@@ -34,6 +34,8 @@ class VersionRoute:
     """There while requests may reach it."""
     on_demand: bool = False
     """A request for it is worth waiting: it is going to be loaded."""
+    memory_bytes: int = 0
+    """RAM that it is reckoned to take while it is loaded; 0 if that is not known."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,9 @@ class ServerSpec:
     """REST reads and writes RFC 8259 rather than the original's JSON."""
     compress_answers: bool = False
     metrics_path: str | None = None
+    """Where metrics are under TensorFlow Serving's names; no metrics at all without."""
+    metrics_unasked: bool = False
+    """No file asks for metrics: they are there, but for requests that do not say what they accept."""
     max_threads: int | None = None
     """Most runs at a time outside the network threads; `None` for the engine's default."""
     limits: LimitSpec = field(default_factory=LimitSpec)

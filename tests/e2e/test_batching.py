@@ -90,8 +90,8 @@ def test_requests_of_both_protocols_share_batches(tmp_path: Path) -> None:
         assert report["cuts"] == {"full": 1, "timeout": 0, "idle": 0, "deadline": 0, "closed": 0}
         wanted = [
             ":tensorflow:serving:batching_session:wrapped_run_count{} 1",
-            'servable_batches_total{model="half",reason="full",signature="serving_default"} 1',
-            'servable_batch_stage_seconds_count{model="half",signature="serving_default",stage="queue"} 3',
+            'servable_batches_total{model="half",reason="full",signature="serving_default",version="7"} 1',
+            'servable_batch_stage_seconds_count{model="half",signature="serving_default",stage="queue",version="7"} 3',
         ]
 
         def is_counted() -> bool:

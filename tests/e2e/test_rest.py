@@ -87,7 +87,7 @@ def test_targets_that_lead_nowhere(rest: Rest, method: str, path: str, status: i
     assert (answer.status, answer.error) == (status, error)
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v2/models/half", "/metrics"])
+@pytest.mark.parametrize("path", ["/", "/v1", "/v2/models/half", "/metric"])
 def test_what_is_no_api_is_a_page(rest: Rest, path: str) -> None:
     answer = rest.get(path)
     assert answer.status == 404

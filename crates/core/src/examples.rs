@@ -10,6 +10,7 @@ use crate::servable::Answer;
 use crate::signature::{Signature, Slot};
 use crate::status::Status;
 use crate::tensor::{Shape, Tensor};
+use crate::usage::Api;
 
 const INPUTS: &str = "inputs";
 const CLASSES: &str = "classes";
@@ -38,11 +39,11 @@ impl Task {
         Self::ALL.into_iter().find(|task| task.method_name() == name)
     }
 
-    /// The name of its RPC.
-    pub fn api(self) -> &'static str {
+    /// The RPC that asks for it alone.
+    pub fn api(self) -> Api {
         match self {
-            Self::Classify => "Classify",
-            Self::Regress => "Regress",
+            Self::Classify => Api::Classify,
+            Self::Regress => Api::Regress,
         }
     }
 

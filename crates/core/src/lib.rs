@@ -8,11 +8,13 @@ pub mod examples;
 pub mod limits;
 mod pace;
 pub mod predict;
+pub mod progress;
 pub mod routes;
 pub mod servable;
 pub mod signature;
 pub mod status;
 pub mod tensor;
+pub mod usage;
 
 pub use dtype::DataType;
 pub use limits::Limits;

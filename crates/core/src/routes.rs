@@ -70,6 +70,8 @@ pub struct VersionStatus {
     pub servable: Option<Arc<Servable>>,
     /// It is loaded when it is asked for.
     pub on_demand: bool,
+    /// What it is reckoned to take; 0 if that is not known.
+    pub memory_bytes: u64,
 }
 
 impl VersionStatus {
@@ -215,6 +217,7 @@ mod tests {
             state: State::Available,
             error: None,
             on_demand: false,
+            memory_bytes: 0,
             servable: Some(Arc::new(Servable::new(
                 "m".into(),
                 version,
@@ -228,6 +231,7 @@ mod tests {
             error: Some(Status::internal("broken")),
             servable: None,
             on_demand: false,
+            memory_bytes: 0,
         };
         let versions = BTreeMap::from([(1, loaded(1)), (2, loaded(2)), (3, failed)]);
         let labels = HashMap::from([("stable".to_owned(), 1), ("gone".to_owned(), 3)]);

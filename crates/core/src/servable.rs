@@ -13,9 +13,11 @@ use tokio::task::JoinHandle;
 use crate::batching::{Batching, Scheduler};
 use crate::pace::{BRIEF, Pace, Stage};
 use crate::predict::{Call, NamedRun};
+use crate::progress::{Mark, Progress};
 use crate::signature::{DEFAULT_SIGNATURE, Endpoint, Signature};
 use crate::status::{Code, Status};
 use crate::tensor::Tensor;
+use crate::usage::Usage;
 
 /// Which thread does the work of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,12 +62,14 @@ pub struct Caller<G = Pending<()>> {
     /// Done when nobody waits any more. One whose future is dropped instead has gone as well.
     pub gone: G,
     pub room: Arc<dyn Room>,
+    /// Where it is noted how far the request has come.
+    pub progress: Arc<Progress>,
 }
 
 impl Caller {
     /// One that waits until its deadline, and does not go but by dropping the future that it waits for.
-    pub fn waiting(terms: Terms, room: Arc<dyn Room>) -> Self {
-        Self { terms, gone: pending(), room }
+    pub fn waiting(terms: Terms, room: Arc<dyn Room>, progress: Arc<Progress>) -> Self {
+        Self { terms, gone: pending(), room, progress }
     }
 }
 
@@ -121,6 +125,7 @@ pub struct Servable {
     batching: Option<Batching>,
     waits_for_others: bool,
     used: LastUse,
+    usage: Arc<Usage>,
 }
 
 impl Servable {
@@ -137,6 +142,7 @@ impl Servable {
             by_name.insert(signature.name.clone(), index);
             indexed.push((Signature { index, ..signature }, Pace::default()));
         }
+        let usage = Arc::new(Usage::new(indexed.iter().map(|(signature, _)| signature.name.clone()).collect()));
         let used = LastUse::default();
         used.note(Instant::now());
         Self {
@@ -149,6 +155,7 @@ impl Servable {
             batching: None,
             waits_for_others: false,
             used,
+            usage,
         }
     }
 
@@ -192,6 +199,11 @@ impl Servable {
         self.used.elapsed()
     }
 
+    /// What is done with it, which others may go on showing when it is gone.
+    pub fn usage(&self) -> &Arc<Usage> {
+        &self.usage
+    }
+
     pub fn description(&self) -> &Description {
         &self.description
     }
@@ -230,7 +242,12 @@ impl Servable {
             return Ok(Answer { servable: self, signature, outputs, tensors });
         }
         let tensors = match self.stage(signature, call.input_bytes) {
-            Stage::Inline => self.run_tensors(&RunOf::from(&call), Stage::Inline, None),
+            Stage::Inline => {
+                caller.progress.reach(Mark::Begun);
+                let outcome = self.run_tensors(&RunOf::from(&call), Stage::Inline, None);
+                caller.progress.reach(Mark::Ran);
+                outcome
+            }
             stage => Arc::clone(&self).run_elsewhere(call, stage, caller, &threads.runs).await,
         }?;
         Ok(Answer { servable: self, signature, outputs, tensors })
@@ -303,7 +320,7 @@ impl Servable {
     async fn begun_in_time(
         &self,
         run: impl FnOnce(Option<Duration>) -> Result<Vec<Tensor>, Status> + Send + 'static,
-        Caller { terms: Terms { deadline, .. }, gone, room }: Caller<impl Future<Output = ()>>,
+        Caller { terms: Terms { deadline, .. }, gone, room, progress }: Caller<impl Future<Output = ()>>,
         threads: &Handle,
     ) -> Result<Vec<Tensor>, Status> {
         let work = move || {
@@ -311,7 +328,9 @@ impl Servable {
             if timeout.is_some_and(|timeout| timeout.is_zero()) {
                 return Err(timed_out());
             }
+            progress.reach(Mark::Begun);
             let results = run(timeout)?;
+            progress.reach(Mark::Ran);
             room.hold(results.iter().map(Tensor::value_bytes).sum())?;
             Ok(results)
         };

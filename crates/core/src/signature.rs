@@ -45,6 +45,11 @@ impl Signature {
         Self { name, method_name, inputs, outputs, index: 0 }
     }
 
+    /// Its place among those of its servable.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
     /// Position of the input with this name.
     pub fn input(&self, name: &str) -> Option<usize> {
         position(&self.inputs, name)

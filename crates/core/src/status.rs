@@ -47,6 +47,8 @@ const CODES: [(Code, &str); 17] = [
 ];
 
 impl Code {
+    pub const COUNT: usize = CODES.len();
+
     /// The code of a number; numbers nobody has assigned are `Unknown`.
     pub fn from_number(number: i32) -> Self {
         usize::try_from(number).ok().and_then(|index| CODES.get(index)).map_or(Self::Unknown, |(code, _)| *code)

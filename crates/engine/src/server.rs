@@ -47,6 +47,7 @@ struct ServerSpec {
     strict_json: bool,
     compress_answers: bool,
     metrics_path: Option<String>,
+    metrics_unasked: bool,
     max_threads: Option<usize>,
     limits: LimitSpec,
 }
@@ -78,6 +79,7 @@ impl From<ServerSpec> for Settings {
             dialect: if spec.strict_json { Dialect::Strict } else { Dialect::Original },
             compress_answers: spec.compress_answers,
             metrics_path: spec.metrics_path,
+            metrics_unasked: spec.metrics_unasked,
             max_threads: spec.max_threads,
             max_connections: given.max_connections,
             max_requests_in_flight: given.max_requests_in_flight,
@@ -96,6 +98,7 @@ struct VersionRoute<'py> {
     error_message: String,
     servable: Option<Bound<'py, Servable>>,
     on_demand: bool,
+    memory_bytes: u64,
 }
 
 /// `servable.types.ModelRoutes`.
@@ -119,7 +122,7 @@ impl VersionRoute<'_> {
                 PyValueError::new_err(format!("version {} is unloaded and cannot be published", self.version))
             })?),
         };
-        Ok(VersionStatus { state, error, servable, on_demand: self.on_demand })
+        Ok(VersionStatus { state, error, servable, on_demand: self.on_demand, memory_bytes: self.memory_bytes })
     }
 }
 

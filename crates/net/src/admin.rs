@@ -6,12 +6,14 @@ use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use http::{Request, StatusCode, header};
 use hyper::body::Incoming;
+use servable_core::usage::Entrypoint;
 use servable_core::{Code, Status};
 
 use crate::app::App;
 use crate::body::Share;
 use crate::control;
 use crate::edge::edge_status;
+use crate::exchange::{Connection, Exchange, Observed};
 use crate::framing::GrpcResponse;
 use crate::grpc::{Opened, pass_on, refused, unary_up_to};
 use crate::peer::Peer;
@@ -26,7 +28,11 @@ const CODE: HeaderName = HeaderName::from_static("servable-code");
 const MOST_BYTES: usize = 4 << 20;
 
 /// Answers one call.
-pub(crate) async fn handle_grpc(app: Arc<App>, request: Request<Incoming>) -> GrpcResponse {
+pub(crate) async fn handle_grpc(
+    app: Arc<App>,
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+) -> GrpcResponse {
     if let Err(status) = check_origin(&request) {
         return edge_status(&status).into_http();
     }
@@ -44,15 +50,26 @@ pub(crate) async fn handle_grpc(app: Arc<App>, request: Request<Incoming>) -> Gr
         return refused(format!("{path} is not served on the admin port"));
     }
     let method = method.to_owned();
-    unary_up_to(MOST_BYTES, &app, Opened::new(request), |app, received| pass_on(app, received, method.clone())).await
+    let call = Opened::new(connection, request);
+    let exchange = call.exchange();
+    let _observed = Observed { app: &app, exchange: &exchange };
+    unary_up_to(MOST_BYTES, &app, call, |app, received| pass_on(app, received, method.clone())).await
 }
 
 /// Answers one request.
-pub(crate) async fn handle_rest(app: Arc<App>, _: Peer, request: Request<Incoming>) -> RestResponse {
+pub(crate) async fn handle_rest(
+    app: Arc<App>,
+    connection: Arc<Connection>,
+    _: Peer,
+    request: Request<Incoming>,
+) -> RestResponse {
+    let exchange = Exchange::new(connection, Entrypoint::Rest, request.method().clone(), target_text(&request));
+    let _observed = Observed { app: &app, exchange: &exchange };
     let share = Arc::new(Share::of(&app.budget));
     let outcome = answer(&app, &share, request).await;
     let outcome = outcome.and_then(|body| share.hold(body.len()).map(|()| body)).inspect_err(|_| share.give_back());
-    share.ride(match outcome {
+    exchange.ends(outcome.as_ref().map(Bytes::len).map_err(|status| status.code));
+    let response = match outcome {
         Ok(body) => response(StatusCode::OK, JSON, body),
         Err(status) => {
             let mut response = error(&status);
@@ -63,7 +80,9 @@ pub(crate) async fn handle_rest(app: Arc<App>, _: Peer, request: Request<Incomin
             }
             response
         }
-    })
+    };
+    exchange.ends_as(response.status());
+    share.ride(response)
 }
 
 async fn answer(app: &App, share: &Share, request: Request<Incoming>) -> Result<Bytes, Status> {

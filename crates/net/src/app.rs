@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use servable_core::examples::{self, Computed, Plan, Task};
 use servable_core::predict::{self, Call};
-use servable_core::routes::RouteTable;
+use servable_core::progress::Mark;
+use servable_core::routes::{Choice, RouteTable};
 use servable_core::servable::{Answer, Caller, Servable, Threads, aside, timed_out};
 use servable_core::signature::DEFAULT_SIGNATURE;
 use servable_core::status::Asleep;
+use servable_core::usage::Api;
 use servable_core::{Code, Limits, Signature, Status, Tensor};
 
 use servable_wire::json::Dialect;
@@ -23,8 +25,9 @@ use tokio::runtime::Handle;
 
 use crate::body::Budget;
 use crate::control::{self, ControlCall};
+use crate::exchange::Exchange;
 use crate::health::Health;
-use crate::metrics::{Entry, Metrics};
+use crate::metrics::{Metrics, Moment};
 use crate::reflection::Reflection;
 use crate::tap::Tap;
 
@@ -43,10 +46,6 @@ pub(crate) const INFLATION: usize = 64;
 pub(crate) fn overloaded() -> Status {
     Status::new(Code::Unavailable, "too many requests are at work (max_requests_in_flight); try again later")
 }
-
-/// The names of the APIs, in metrics.
-pub(crate) const PREDICT: &str = "Predict";
-const MULTI_INFERENCE: &str = "MultiInference";
 
 /// What to listen on and how to answer.
 #[derive(Clone, Debug, Default)]
@@ -72,7 +71,10 @@ pub struct Settings {
     pub dialect: Dialect,
     /// Answers are compressed for clients that understand it.
     pub compress_answers: bool,
+    /// Where metrics are under TensorFlow Serving's names; no metrics at all without.
     pub metrics_path: Option<String>,
+    /// Nobody has asked for metrics: they are there all the same.
+    pub metrics_unasked: bool,
     /// Most runs at a time outside the network threads.
     pub max_threads: Option<usize>,
     pub max_connections: Option<usize>,
@@ -109,7 +111,7 @@ pub(crate) struct App {
     pub(crate) settings: Settings,
     pub(crate) routes: RouteTable,
     pub(crate) health: Health,
-    pub(crate) metrics: Option<Arc<Metrics>>,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) reflection: Reflection,
     pub(crate) admin_reflection: Reflection,
     pub(crate) control: SyncSender<ControlCall>,
@@ -156,14 +158,34 @@ impl App {
         self.settings.max_requests_in_flight.unwrap_or(DEFAULT_REQUESTS_IN_FLIGHT) as u64
     }
 
-    /// Counts an answered request.
-    pub(crate) fn count(&self, model: &str, entry: Entry, outcome: Result<(), &Status>, took: Duration) {
-        if outcome.is_err_and(|status| status.asleep.is_some()) {
-            return; // it is going to be tried again
-        }
-        if let Some(metrics) = &self.metrics {
-            let is_known = model.is_empty() || self.routes.current().models.contains_key(model);
-            metrics.answered(model, is_known, entry, outcome, took);
+    /// The servable for a request.
+    pub(crate) fn resolve(&self, exchange: &Exchange, name: &str, choice: &Choice) -> Result<Arc<Servable>, Status> {
+        exchange.names(name);
+        let servable = self.routes.current().resolve(name, choice)?;
+        exchange.finds(&servable);
+        Ok(servable)
+    }
+
+    /// A page of metrics, of this moment.
+    pub(crate) fn metrics_page(&self, page: fn(&Metrics, &Moment<'_>) -> String) -> String {
+        let moment = Moment {
+            routes: &self.routes.current(),
+            connections: self.connections.value(),
+            in_flight: self.in_flight.value(),
+            bytes_in_flight: self.budget.held() as u64,
+        };
+        page(&self.metrics, &moment)
+    }
+
+    /// Keeps count of a request that is done with.
+    pub(crate) fn observe(&self, exchange: &Exchange) {
+        match (exchange.servable(), exchange.api()) {
+            (Some(servable), Some(api)) => {
+                let series = servable.usage().of(exchange.signature(), api, exchange.entrypoint);
+                let bytes = (exchange.request_bytes(), exchange.response_bytes());
+                series.note(exchange.code(), &exchange.progress, bytes.0, bytes.1);
+            }
+            _ => self.metrics.refused(exchange, |model| self.routes.current().models.contains_key(model)),
         }
     }
 
@@ -228,17 +250,14 @@ impl App {
         &self,
         servable: Arc<Servable>,
         call: Call,
-        api: &str,
+        api: Api,
         caller: Caller<impl Future<Output = ()>>,
     ) -> Result<Answer, Status> {
+        caller.progress.reach(Mark::Decoded);
         // Tasks are recorded by those who know whether their results are as they should be.
-        let is_wanted = api == PREDICT && self.tap.wants(servable.name(), call.input_bytes);
+        let is_wanted = api == Api::Predict && self.tap.wants(servable.name(), call.input_bytes);
         let record = is_wanted.then(|| log::record(Kind::Predict, &predict_request(&servable, &call).into()));
-        let start = self.metrics.as_ref().map(|_| Instant::now());
         let answer = servable.run(call, caller, self.threads()?).await?;
-        if let (Some(metrics), Some(start)) = (&self.metrics, start) {
-            metrics.ran(answer.servable().name(), api, start.elapsed());
-        }
         self.check_output(answer.value_bytes())?;
         if let Some(record) = record {
             self.tap.keep(answer.servable().name(), record);
@@ -292,7 +311,7 @@ impl App {
 /// Tasks over the same examples that fit their signatures, ready to run.
 pub(crate) struct Planned {
     pub(crate) servable: Arc<Servable>,
-    api: &'static str,
+    api: Api,
     /// What to do with the signatures of which names.
     tasks: Vec<(Task, String)>,
     call: Call,
@@ -308,7 +327,7 @@ impl Planned {
         let (call, plan) = examples::plan(tasks, examples)?;
         let api = match tasks {
             [(task, _)] => task.api(),
-            _ => MULTI_INFERENCE,
+            _ => Api::MultiInference,
         };
         let tasks = tasks.iter().map(|(task, signature)| (*task, signature.name.clone())).collect();
         Ok(Self { servable: Arc::clone(servable), api, tasks, call, plan })

@@ -38,6 +38,11 @@ impl Budget {
     pub(crate) fn new(most: usize) -> Self {
         Self { units: Arc::new(Semaphore::new((most / UNIT_BYTES).min(Semaphore::MAX_PERMITS))), most }
     }
+
+    /// Bytes that are held at the moment.
+    pub(crate) fn held(&self) -> usize {
+        self.most.saturating_sub(self.units.available_permits() * UNIT_BYTES)
+    }
 }
 
 /// What one request has of the budget; given back when dropped.

@@ -15,6 +15,7 @@ use servable_core::predict::{Call, bind};
 use servable_core::routes::Choice;
 use servable_core::servable::{Answer, Caller, Servable, Terms};
 use servable_core::signature::DEFAULT_SIGNATURE;
+use servable_core::usage::{Api, Entrypoint};
 use servable_core::{Code, Signature, Status};
 use servable_wire::fields::Malformed;
 use servable_wire::messages::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};
@@ -27,16 +28,16 @@ use servable_wire::predict::{PredictView, PredictWriter, Reply};
 use servable_wire::span::{Pieces, Span};
 use servable_wire::tensor::Form;
 
-use crate::app::{self, App, COPYING, PREDICT, Settings};
+use crate::app::{self, App, COPYING, Settings};
 use crate::body::Share;
 use crate::control;
 use crate::edge::{deadline, edge_status, priority};
+use crate::exchange::{Connection, Exchange, Observed};
 use crate::framing::{
     GrpcResponse, answered, compressed, framed, framed_message, may_compress, read_message, streamed,
 };
 use crate::health::Health;
 use crate::inference;
-use crate::metrics::Entry;
 use crate::reflection::{self, Version};
 use crate::session;
 
@@ -49,28 +50,46 @@ const SIGNATURE_MAP_URL: &str = "type.googleapis.com/tensorflow.serving.Signatur
 pub(crate) struct Opened {
     request: Request<Incoming>,
     deadline: Option<Instant>,
+    exchange: Arc<Exchange>,
 }
 
 impl Opened {
-    pub(crate) fn new(request: Request<Incoming>) -> Self {
-        Self { deadline: deadline(request.headers()), request }
+    pub(crate) fn new(connection: Arc<Connection>, request: Request<Incoming>) -> Self {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let exchange = Arc::new(Exchange::new(connection, Entrypoint::Grpc, method, path));
+        Self { deadline: deadline(request.headers()), request, exchange }
+    }
+
+    /// The call, and what is known of it, which outlives it.
+    pub(crate) fn exchange(&self) -> Arc<Exchange> {
+        Arc::clone(&self.exchange)
+    }
+
+    fn asking(self, api: Api) -> Self {
+        self.exchange.asks(api);
+        self
     }
 }
 
 /// Answers one call.
-pub(crate) async fn handle(app: Arc<App>, request: Request<Incoming>) -> GrpcResponse {
-    let path = request.uri().path().to_owned();
-    let call = Opened::new(request);
-    match path.as_str() {
-        "/tensorflow.serving.PredictionService/Predict" => unary(&app, call, predict).await,
+pub(crate) async fn handle(app: Arc<App>, connection: Arc<Connection>, request: Request<Incoming>) -> GrpcResponse {
+    let call = Opened::new(connection, request);
+    let exchange = call.exchange();
+    let _observed = Observed { app: &app, exchange: &exchange };
+    match exchange.target.as_str() {
+        "/tensorflow.serving.PredictionService/Predict" => unary(&app, call.asking(Api::Predict), predict).await,
         "/tensorflow.serving.PredictionService/GetModelMetadata" => small_unary(&app, call, metadata).await,
         "/tensorflow.serving.PredictionService/Classify" => {
-            unary(&app, call, |app, received| inference::run_task(app, received, Task::Classify)).await
+            unary(&app, call.asking(Api::Classify), |app, received| inference::run_task(app, received, Task::Classify))
+                .await
         }
         "/tensorflow.serving.PredictionService/Regress" => {
-            unary(&app, call, |app, received| inference::run_task(app, received, Task::Regress)).await
+            unary(&app, call.asking(Api::Regress), |app, received| inference::run_task(app, received, Task::Regress))
+                .await
         }
-        "/tensorflow.serving.PredictionService/MultiInference" => unary(&app, call, inference::run_tasks).await,
+        "/tensorflow.serving.PredictionService/MultiInference" => {
+            unary(&app, call.asking(Api::MultiInference), inference::run_tasks).await
+        }
         "/tensorflow.serving.ModelService/GetModelStatus" => small_unary(&app, call, model_status).await,
         "/tensorflow.serving.ModelService/HandleReloadConfigRequest" => {
             let reload = |app, received| pass_on(app, received, "HandleReloadConfigRequest".to_owned());
@@ -79,16 +98,25 @@ pub(crate) async fn handle(app: Arc<App>, request: Request<Incoming>) -> GrpcRes
         "/grpc.health.v1.Health/Check" if app.settings.health_service => small_unary(&app, call, check_health).await,
         "/grpc.health.v1.Health/Watch" if app.settings.health_service => watch_health(&app, call).await,
         "/tensorflow.serving.SessionService/SessionRun" if app.settings.session_service => {
-            unary(&app, call, session::run).await
+            unary(&app, call.asking(Api::SessionRun), session::run).await
         }
-        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" => {
-            reflection::answer(&app, &app.reflection, Version::V1, call.request).await
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" => reflect(&app, call, Version::V1).await,
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => reflect(&app, call, Version::V1Alpha).await,
+        path => {
+            let status = Status::unimplemented(format!("{path} is not served here"));
+            exchange.ends(Err(status.code));
+            edge_status(&status).into_http()
         }
-        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => {
-            reflection::answer(&app, &app.reflection, Version::V1Alpha, call.request).await
-        }
-        _ => refused(format!("{path} is not served here")),
     }
+}
+
+async fn reflect(app: &Arc<App>, call: Opened, version: Version) -> GrpcResponse {
+    call.exchange.ends(Ok(0)); // it has begun well: what comes then is a conversation
+    reflection::answer(app, &app.reflection, version, call.request).await
+}
+
+fn code_of(status: &tonic::Status) -> Code {
+    Code::from_number(status.code() as i32)
 }
 
 /// The services that are answered, by their full names.
@@ -122,6 +150,7 @@ pub(crate) struct Received {
     pub(crate) message: Arc<Pieces>,
     pub(crate) share: Arc<Share>,
     pub(crate) terms: Terms,
+    pub(crate) exchange: Arc<Exchange>,
 }
 
 /// A call whose message is as large as its tensors.
@@ -141,13 +170,17 @@ where
     let most = app.settings.limits.max_message_bytes.min(most);
     let share = Arc::new(Share::of(&app.budget));
     let compresses = may_compress(app, call.request.headers());
-    let Opened { request, deadline } = call;
+    let Opened { request, deadline, exchange } = call;
     let terms = Terms { deadline, priority: priority(request.headers()) };
     let message = match read_message(app, request, &share, most, deadline).await {
         Ok(message) => message,
-        Err(refusal) => return answered(Err(refusal)),
+        Err(refusal) => {
+            exchange.ends(Err(code_of(&refusal)));
+            return answered(Err(refusal));
+        }
     };
-    let received = Received { message, share: Arc::clone(&share), terms };
+    exchange.received(message.len());
+    let received = Received { message, share: Arc::clone(&share), terms, exchange: Arc::clone(&exchange) };
     let again = app.routes.current().has_on_demand.then(|| received.clone());
     let mut outcome = handler(Arc::clone(app), received).await;
     if let Some(again) = again {
@@ -159,6 +192,7 @@ where
     // Request and tensors are gone by now; the answer is there until the client has taken it.
     let outcome =
         outcome.and_then(|message| share.hold(message.len()).map(|()| message)).inspect_err(|_| share.give_back());
+    exchange.ends(outcome.as_ref().map(Bytes::len).map_err(|status| status.code));
     share.ride(answered(outcome.map_err(|status| edge_status(&status))))
 }
 
@@ -181,13 +215,17 @@ where
 }
 
 /// A call whose message holds names and numbers; decoded, they take many times the room.
-async fn small_unary<M, O>(app: &Arc<App>, call: Opened, handler: fn(&App, &M) -> Result<O, Status>) -> GrpcResponse
+async fn small_unary<M, O>(
+    app: &Arc<App>,
+    call: Opened,
+    handler: fn(&App, &Exchange, &M) -> Result<O, Status>,
+) -> GrpcResponse
 where
     M: Message + Default,
     O: Message,
 {
-    let handler = |app: Arc<App>, Received { message, .. }: Received| async move {
-        framed_message(&handler(&app, &decode(&message)?)?)
+    let handler = |app: Arc<App>, Received { message, exchange, .. }: Received| async move {
+        framed_message(&handler(&app, &exchange, &decode(&message)?)?)
     };
     unary_up_to(SMALL_MESSAGE_BYTES, app, call, handler).await
 }
@@ -197,29 +235,16 @@ fn decode<M: Message + Default>(message: &Arc<Pieces>) -> Result<M, Status> {
 }
 
 async fn predict(app: Arc<App>, received: Received) -> Result<Bytes, Status> {
-    const ENTRY: Entry = Entry { api: PREDICT, entrypoint: "GRPC" };
-    let Received { message, share, terms } = received;
-    let (start, length) = (Instant::now(), message.len());
+    let Received { message, share, terms, exchange } = received;
+    let (length, progress) = (message.len(), Arc::clone(&exchange.progress));
     let bound = {
         let app = Arc::clone(&app);
-        move || match PredictView::read(&message) {
-            Ok(request) => {
-                let model = request.spec.as_ref().map_or_else(String::new, |spec| spec.name.clone().into_owned());
-                (model, bind_predict(&app, request))
-            }
-            Err(malformed) => (String::new(), Err(malformed.into())),
-        }
+        move || bind_predict(&app, &exchange, PredictView::read(&message)?)
     };
-    let (model, bound) = app.work(length / COPYING, terms.deadline, bound).await?;
-    let outcome = match bound {
-        Ok((servable, call)) => match share.hold(call.memory_bytes) {
-            Ok(()) => app.run(servable, call, PREDICT, Caller::waiting(terms, Arc::clone(&share) as _)).await,
-            Err(refusal) => Err(refusal),
-        },
-        Err(status) => Err(status),
-    };
-    app.count(&model, ENTRY, outcome.as_ref().map(|_| ()), start.elapsed());
-    let answer = outcome?;
+    let (servable, call) = app.work(length / COPYING, terms.deadline, bound).await??;
+    share.hold(call.memory_bytes)?;
+    let answer =
+        app.run(servable, call, Api::Predict, Caller::waiting(terms, Arc::clone(&share) as _, progress)).await?;
     let form = if app.settings.tensor_content { Form::Content } else { Form::Typed };
     app.work(answer.value_bytes() / COPYING, None, move || write_predict(&answer, form, &share)).await?
 }
@@ -238,10 +263,14 @@ fn write_predict(answer: &Answer, form: Form, share: &Share) -> Result<Bytes, St
     framed(writer.len(), |buffer| writer.write(buffer))
 }
 
-fn bind_predict(app: &App, request: PredictView<'_>) -> Result<(Arc<Servable>, Call), Status> {
+fn bind_predict(app: &App, exchange: &Exchange, request: PredictView<'_>) -> Result<(Arc<Servable>, Call), Status> {
+    if let Some(spec) = &request.spec {
+        exchange.names(&spec.name);
+    }
     request.check_names()?;
     let spec = request.spec.as_ref().ok_or_else(missing_spec)?;
-    let servable = app.routes.current().resolve(&spec.name, &spec.choice)?;
+    let servable = app.resolve(exchange, &spec.name, &spec.choice)?;
+    exchange.means(signature_named(&servable, &spec.signature_name)?.index());
     let call = bind_to(&servable, request, &app.settings)?;
     Ok((servable, call))
 }
@@ -266,7 +295,11 @@ pub(crate) fn missing_spec() -> Status {
     Status::invalid_argument("Missing ModelSpec")
 }
 
-fn metadata(app: &App, request: &GetModelMetadataRequest) -> Result<GetModelMetadataResponse, Status> {
+fn metadata(
+    app: &App,
+    exchange: &Exchange,
+    request: &GetModelMetadataRequest,
+) -> Result<GetModelMetadataResponse, Status> {
     let spec = request.model_spec.as_ref().ok_or_else(missing_spec)?;
     if request.metadata_field.is_empty() {
         return Err(Status::invalid_argument("GetModelMetadataRequest must specify at least one metadata_field"));
@@ -279,7 +312,7 @@ fn metadata(app: &App, request: &GetModelMetadataRequest) -> Result<GetModelMeta
         Some(VersionChoice::Version(version)) => Choice::Version(*version),
         Some(VersionChoice::VersionLabel(label)) => Choice::Label(label.clone()),
     };
-    let servable = app.routes.current().resolve(&spec.name, &choice)?;
+    let servable = app.resolve(exchange, &spec.name, &choice)?;
     let signatures =
         Any { type_url: SIGNATURE_MAP_URL.to_owned(), value: servable.description().signature_map.to_vec() };
     Ok(GetModelMetadataResponse {
@@ -292,8 +325,13 @@ fn metadata(app: &App, request: &GetModelMetadataRequest) -> Result<GetModelMeta
     })
 }
 
-fn model_status(app: &App, request: &GetModelStatusRequest) -> Result<GetModelStatusResponse, Status> {
+fn model_status(
+    app: &App,
+    exchange: &Exchange,
+    request: &GetModelStatusRequest,
+) -> Result<GetModelStatusResponse, Status> {
     let spec = request.model_spec.as_ref().ok_or_else(missing_spec)?;
+    exchange.names(&spec.name);
     let version = match spec.version_choice {
         Some(VersionChoice::Version(version)) => Some(version),
         _ => None, // a label is no filter here
@@ -320,7 +358,7 @@ pub(crate) async fn pass_on(app: Arc<App>, received: Received, method: String) -
     framed(answer.len(), |buffer| buffer.extend_from_slice(&answer))
 }
 
-fn check_health(app: &App, request: &HealthCheckRequest) -> Result<HealthCheckResponse, Status> {
+fn check_health(app: &App, _: &Exchange, request: &HealthCheckRequest) -> Result<HealthCheckResponse, Status> {
     if !Health::knows(&request.service) {
         return Err(Status::new(Code::NotFound, format!("service {:?} is unknown", request.service)));
     }
@@ -335,7 +373,10 @@ fn health_answer(ready: bool) -> HealthCheckResponse {
 
 /// Tells the health at once and again whenever it changes.
 async fn watch_health(app: &App, call: Opened) -> GrpcResponse {
-    watch(app, call).await.map_or_else(|refusal| answered(Err(refusal)), streamed)
+    let exchange = call.exchange();
+    let outcome = watch(app, call).await;
+    exchange.ends(outcome.as_ref().map(|_| 0).map_err(code_of));
+    outcome.map_or_else(|refusal| answered(Err(refusal)), streamed)
 }
 
 async fn watch(app: &App, call: Opened) -> Result<impl Stream<Item = Bytes> + Send + 'static, tonic::Status> {

@@ -3,11 +3,10 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use servable_core::examples::{Computed, Task};
-use servable_core::servable::{Caller, Servable, Terms};
+use servable_core::servable::{Caller, Servable};
 use servable_core::signature::DEFAULT_SIGNATURE;
 use servable_core::{Signature, Status};
 use servable_wire::examples::{MultiView, TaskView};
@@ -20,46 +19,22 @@ use servable_wire::messages::tensorflow::serving::{
 use servable_wire::predict::SpecView;
 
 use crate::app::{App, Planned, Settings};
-use crate::body::Share;
+use crate::exchange::Exchange;
 use crate::framing::framed_message;
 use crate::grpc::{Received, missing_spec};
-use crate::metrics::Entry;
 
 /// Answers Classify or Regress.
 pub(crate) async fn run_task(app: Arc<App>, received: Received, task: Task) -> Result<Bytes, Status> {
-    let Received { message, share, terms } = received;
-    let (start, length) = (Instant::now(), message.len());
+    let Received { message, share, terms, exchange } = received;
+    let (length, progress) = (message.len(), Arc::clone(&exchange.progress));
     let planned = {
         let app = Arc::clone(&app);
-        move || match TaskView::read(&message) {
-            Ok(request) => {
-                let model = request.spec.as_ref().map_or_else(String::new, |spec| spec.name.clone().into_owned());
-                (model, plan_task(&app, task, request))
-            }
-            Err(malformed) => (String::new(), Err(malformed.into())),
-        }
+        move || plan_task(&app, &exchange, task, TaskView::read(&message)?)
     };
-    let (model, planned) = app.work(length, terms.deadline, planned).await?;
-    let outcome = match planned {
-        Ok(planned) => answer_task(&app, planned, &share, terms).await,
-        Err(status) => Err(status),
-    };
-    let entry = Entry { api: task.api(), entrypoint: "GRPC" };
-    app.count(&model, entry, outcome.as_ref().map(|_| ()), start.elapsed());
-    outcome
-}
-
-fn plan_task(app: &App, task: Task, request: TaskView<'_>) -> Result<Planned, Status> {
-    let spec = request.spec.ok_or_else(missing_spec)?;
-    let servable = app.routes.current().resolve(&spec.name, &spec.choice)?;
-    let signature = app.task_signature(&servable, &spec.signature_name, task)?;
-    Planned::new(&servable, &[(task, signature)], &request.input.to_tensor(&app.settings.limits)?)
-}
-
-async fn answer_task(app: &App, planned: Planned, share: &Arc<Share>, terms: Terms) -> Result<Bytes, Status> {
+    let planned = app.work(length, terms.deadline, planned).await??;
     share.hold(planned.memory_bytes())?;
     let servable = Arc::clone(&planned.servable);
-    let mut computed = app.run_tasks(planned, Caller::waiting(terms, Arc::clone(share) as _)).await?;
+    let mut computed = app.run_tasks(planned, Caller::waiting(terms, share, progress)).await?;
     let (signature, computed) =
         computed.pop().ok_or_else(|| Status::internal("a task without a result: this is a bug"))?;
     let model_spec = Some(echoed(&servable, signature));
@@ -73,18 +48,26 @@ async fn answer_task(app: &App, planned: Planned, share: &Arc<Share>, terms: Ter
     }
 }
 
+fn plan_task(app: &App, exchange: &Exchange, task: Task, request: TaskView<'_>) -> Result<Planned, Status> {
+    let spec = request.spec.ok_or_else(missing_spec)?;
+    let servable = app.resolve(exchange, &spec.name, &spec.choice)?;
+    let signature = app.task_signature(&servable, &spec.signature_name, task)?;
+    exchange.means(signature.index());
+    Planned::new(&servable, &[(task, signature)], &request.input.to_tensor(&app.settings.limits)?)
+}
+
 /// Answers MultiInference: all tasks in one run. The first one says which version of the model that is.
 pub(crate) async fn run_tasks(app: Arc<App>, received: Received) -> Result<Bytes, Status> {
-    let Received { message, share, terms } = received;
-    let length = message.len();
+    let Received { message, share, terms, exchange } = received;
+    let (length, progress) = (message.len(), Arc::clone(&exchange.progress));
     let planned = {
         let app = Arc::clone(&app);
-        move || plan_tasks(&app, &MultiView::read(&message)?)
+        move || plan_tasks(&app, &exchange, &MultiView::read(&message)?)
     };
     let planned = app.work(length, terms.deadline, planned).await??;
     share.hold(planned.memory_bytes())?;
     let servable = Arc::clone(&planned.servable);
-    let computed = app.run_tasks(planned, Caller::waiting(terms, share)).await?;
+    let computed = app.run_tasks(planned, Caller::waiting(terms, share, progress)).await?;
     let results = computed.into_iter().map(|(signature, computed)| InferenceResult {
         model_spec: Some(echoed(&servable, signature)),
         result: Some(match computed {
@@ -95,10 +78,13 @@ pub(crate) async fn run_tasks(app: Arc<App>, received: Received) -> Result<Bytes
     framed_message(&MultiInferenceResponse { results: results.collect() })
 }
 
-fn plan_tasks(app: &App, request: &MultiView<'_>) -> Result<Planned, Status> {
+fn plan_tasks(app: &App, exchange: &Exchange, request: &MultiView<'_>) -> Result<Planned, Status> {
     let (first, _) = request.tasks.first().ok_or_else(no_task)?;
-    let servable = app.routes.current().resolve(&first.name, &first.choice)?;
+    let servable = app.resolve(exchange, &first.name, &first.choice)?;
     let tasks = checked_tasks(&servable, request, &app.settings)?;
+    if let [(_, signature), ..] = tasks[..] {
+        exchange.means(signature.index());
+    }
     Planned::new(&servable, &tasks, &request.input.to_tensor(&app.settings.limits)?)
 }
 

@@ -24,6 +24,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::app::App;
 use crate::body::Sent;
+use crate::exchange::Connection;
 use crate::framing::GrpcResponse;
 use crate::peer::{Peer, Watched};
 use crate::rest::RestResponse;
@@ -175,19 +176,19 @@ fn is_socket(path: &Path) -> bool {
 }
 
 /// Serves gRPC on a connection until either side is done with it.
-pub(crate) async fn serve_grpc<S, F, H>(stream: S, app: Arc<App>, watcher: Watcher, handle: H)
+pub(crate) async fn serve_grpc<S, F, H>(stream: S, app: Arc<App>, connection: Connection, watcher: Watcher, handle: H)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Future<Output = GrpcResponse> + Send + 'static,
-    H: Fn(Arc<App>, Request<Incoming>) -> F + Copy + Send + 'static,
+    H: Fn(Arc<App>, Arc<Connection>, Request<Incoming>) -> F + Copy + Send + 'static,
 {
-    let stalls = Stalls::default();
+    let (client, stalls) = (Arc::new(connection), Stalls::default());
     let sending = stalls.clone();
     let service = service_fn(move |request| {
-        let (app, sending) = (Arc::clone(&app), sending.clone());
+        let (app, client, sending) = (Arc::clone(&app), Arc::clone(&client), sending.clone());
         // Boxed: the whole of a call's state is moved several times on its way into a task.
         Box::pin(async move {
-            let handler = handle(Arc::clone(&app), request);
+            let handler = handle(Arc::clone(&app), client, request);
             Ok::<_, Infallible>(answer(&app, &sending, handler, grpc::overloaded, grpc::panicked).await)
         })
     });
@@ -205,19 +206,24 @@ where
 }
 
 /// Serves REST on a connection until either side is done with it.
-pub(crate) async fn serve_rest<F, H>(stream: TcpStream, app: Arc<App>, watcher: Watcher, handle: H)
-where
+pub(crate) async fn serve_rest<F, H>(
+    stream: TcpStream,
+    app: Arc<App>,
+    connection: Connection,
+    watcher: Watcher,
+    handle: H,
+) where
     F: Future<Output = RestResponse> + Send + 'static,
-    H: Fn(Arc<App>, Peer, Request<Incoming>) -> F + Copy + Send + 'static,
+    H: Fn(Arc<App>, Arc<Connection>, Peer, Request<Incoming>) -> F + Copy + Send + 'static,
 {
-    let stalls = Stalls::default();
+    let (client, stalls) = (Arc::new(connection), Stalls::default());
     let is_usual = has_usual_head(&stream);
     let (stream, peer) = Watched::new(stream, stalls.clone());
     let sending = stalls.clone();
     let service = service_fn(move |request| {
-        let (app, peer, sending) = (Arc::clone(&app), peer.clone(), sending.clone());
+        let (app, client, peer, sending) = (Arc::clone(&app), Arc::clone(&client), peer.clone(), sending.clone());
         Box::pin(async move {
-            let handler = handle(Arc::clone(&app), peer, request);
+            let handler = handle(Arc::clone(&app), client, peer, request);
             Ok::<_, Infallible>(answer(&app, &sending, handler, rest::overloaded, rest::panicked).await)
         })
     });

@@ -16,15 +16,17 @@ use servable_core::routes::Choice;
 use servable_core::servable::{Caller, Servable, Terms};
 use servable_core::signature::DEFAULT_SIGNATURE;
 use servable_core::status::Asleep;
+use servable_core::usage::{Api, Entrypoint};
 use servable_core::{Code, Status, Tensor};
 use servable_wire::json::{self, Document, Format};
 use servable_wire::target::{self, Target, TargetError, Verb};
 
-use crate::app::{self, App, INFLATION, PREDICT, PRINTING, Planned};
+use crate::app::{self, App, INFLATION, PRINTING, Planned};
 use crate::body::{Arrived, Patience, Share};
 use crate::coding::{COMPRESSING, InflateError, WORTH_COMPRESSING, accepts_gzip, gzip, inflate};
 use crate::edge::{cut, priority};
-use crate::metrics::Entry;
+use crate::exchange::{Connection, Exchange, Observed};
+use crate::pages;
 use crate::peer::Peer;
 
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -41,24 +43,15 @@ const LONGEST_MESSAGE: usize = 64 << 10;
 const BODY_ROOM: usize = 16 << 20;
 
 /// Answers one request.
-pub(crate) async fn handle(app: Arc<App>, peer: Peer, request: Request<Incoming>) -> RestResponse {
+pub(crate) async fn handle(
+    app: Arc<App>,
+    connection: Arc<Connection>,
+    peer: Peer,
+    request: Request<Incoming>,
+) -> RestResponse {
     let target = target_text(&request);
-    if let Some(path) = &app.settings.metrics_path
-        && request.uri().path() == path
-    {
-        return metrics_page(&app, path, &target);
-    }
-    match request.uri().path() {
-        "/livez" => return plain(StatusCode::OK, "alive\n"),
-        "/readyz" => {
-            let (status, text) = if app.health.is_ready() {
-                (StatusCode::OK, "ready\n")
-            } else {
-                (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
-            };
-            return plain(status, text);
-        }
-        _ => {}
+    if let Some(page) = pages::find(&app, &request, &target).await {
+        return page;
     }
     if !target::is_uri(&target) {
         return html(StatusCode::BAD_REQUEST);
@@ -68,7 +61,11 @@ pub(crate) async fn handle(app: Arc<App>, peer: Peer, request: Request<Incoming>
     }
     let cors = app.settings.cors;
     let compresses = app.settings.compress_answers;
-    let mut response = answer(app, &peer, request, &target).await;
+    let exchange = Arc::new(Exchange::new(connection, Entrypoint::Rest, request.method().clone(), target));
+    let observed = Observed { app: &app, exchange: &exchange };
+    let mut response = answer(Arc::clone(&app), &peer, &exchange, request).await;
+    exchange.ends_as(response.status());
+    drop(observed);
     if compresses {
         response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     }
@@ -96,35 +93,44 @@ pub(crate) fn target_text(request: &Request<Incoming>) -> String {
     request.uri().path_and_query().map_or_else(String::new, |target| target.as_str().to_owned())
 }
 
-async fn answer(app: Arc<App>, peer: &Peer, request: Request<Incoming>, target: &str) -> RestResponse {
+async fn answer(app: Arc<App>, peer: &Peer, exchange: &Arc<Exchange>, request: Request<Incoming>) -> RestResponse {
+    let target = exchange.target.as_str();
     let malformed = |method: &Method| Status::invalid_argument(format!("Malformed request: {method} {target}"));
     let method = request.method().clone();
     let compresses = app.settings.compress_answers && accepts_gzip(request.headers(), &header::ACCEPT_ENCODING);
-    let start = Instant::now();
     let share = Arc::new(Share::of(&app.budget));
-    let (model, api, outcome) = match method {
-        Method::OPTIONS => return preflight(&request),
+    let outcome = match method {
+        Method::OPTIONS => {
+            exchange.ends(Ok(0));
+            return preflight(&request);
+        }
         Method::POST => match target::parse_inference(target) {
             Ok(parsed) => {
-                let (model, api) = (parsed.name.clone(), verb_name(parsed.verb));
-                (model, api, infer(&app, peer, parsed, &share, request).await)
+                exchange.names(&parsed.name);
+                if let Some(api) = api_of(parsed.verb) {
+                    exchange.asks(api);
+                }
+                infer(&app, peer, exchange, parsed, &share, request).await
             }
-            Err(refusal) => (String::new(), "", Err(target_status(refusal, malformed(&method)))),
+            Err(refusal) => Err(target_status(refusal, malformed(&method))),
         },
         Method::GET => match target::parse_question(target) {
             Ok(parsed) => {
-                let outcome = questioned(&app, peer, &parsed).await;
-                (parsed.name, "", outcome)
+                exchange.names(&parsed.name);
+                exchange.received(0);
+                questioned(&app, peer, exchange, &parsed).await
             }
-            Err(refusal) => (String::new(), "", Err(target_status(refusal, malformed(&method)))),
+            Err(refusal) => Err(target_status(refusal, malformed(&method))),
         },
-        Method::HEAD | Method::PUT | Method::DELETE | Method::PATCH => (String::new(), "", Err(malformed(&method))),
-        _ => return html(StatusCode::NOT_IMPLEMENTED),
+        Method::HEAD | Method::PUT | Method::DELETE | Method::PATCH => Err(malformed(&method)),
+        _ => {
+            exchange.ends(Err(Code::Unimplemented));
+            return html(StatusCode::NOT_IMPLEMENTED);
+        }
     };
-    let entry = Entry { api, entrypoint: "REST" };
-    app.count(&model, entry, outcome.as_ref().map(|_| ()), start.elapsed());
     // Request and tensors are gone by now; the answer is there until the client has taken it.
     let outcome = outcome.and_then(|body| share.hold(body.len()).map(|()| body)).inspect_err(|_| share.give_back());
+    exchange.ends(outcome.as_ref().map(Vec::len).map_err(|status| status.code));
     let response = match outcome {
         Ok(body) if compresses && body.len() >= WORTH_COMPRESSING => compressed(&app, &share, body).await,
         Ok(body) => response(StatusCode::OK, JSON, body),
@@ -149,12 +155,12 @@ async fn compressed(app: &App, share: &Share, body: Vec<u8>) -> RestResponse {
     }
 }
 
-fn verb_name(verb: Verb) -> &'static str {
+fn api_of(verb: Verb) -> Option<Api> {
     match verb {
-        Verb::Predict => "predict",
-        Verb::Classify => "classify",
-        Verb::Regress => "regress",
-        Verb::Status | Verb::Metadata => "",
+        Verb::Predict => Some(Api::Predict),
+        Verb::Classify => Some(Api::Classify),
+        Verb::Regress => Some(Api::Regress),
+        Verb::Status | Verb::Metadata => None,
     }
 }
 
@@ -169,10 +175,10 @@ fn target_status(refusal: TargetError, malformed: Status) -> Status {
 }
 
 /// The answer to a question, when the version that it is about has been loaded.
-async fn questioned(app: &App, peer: &Peer, target: &Target) -> Result<Vec<u8>, Status> {
+async fn questioned(app: &App, peer: &Peer, exchange: &Exchange, target: &Target) -> Result<Vec<u8>, Status> {
     let deadline = app.settings.rest_timeout.map(|timeout| Instant::now() + timeout);
     loop {
-        let outcome = question(app, target);
+        let outcome = question(app, exchange, target);
         let Err(Status { asleep: Some(asleep), .. }) = &outcome else { return outcome };
         awaken(app, peer, asleep, deadline).await?;
     }
@@ -187,22 +193,22 @@ async fn awaken(app: &App, peer: &Peer, asleep: &Asleep, deadline: Option<Instan
 }
 
 /// Status and metadata.
-fn question(app: &App, target: &Target) -> Result<Vec<u8>, Status> {
-    let routes = app.routes.current();
+fn question(app: &App, exchange: &Exchange, target: &Target) -> Result<Vec<u8>, Status> {
     if target.verb == Verb::Metadata {
-        let servable = routes.resolve(&target.name, &target.choice)?;
+        let servable = app.resolve(exchange, &target.name, &target.choice)?;
         return Ok(json::write_metadata(&target.name, servable.version(), &servable.description().json));
     }
     let version = match target.choice {
         Choice::Version(version) => Some(version),
         _ => None, // a label is no filter here
     };
-    Ok(json::write_status(&routes.status(&target.name, version)?))
+    Ok(json::write_status(&app.routes.current().status(&target.name, version)?))
 }
 
 async fn infer(
     app: &Arc<App>,
     peer: &Peer,
+    exchange: &Arc<Exchange>,
     target: Target,
     share: &Arc<Share>,
     request: Request<Incoming>,
@@ -210,14 +216,15 @@ async fn infer(
     let is_compressed = is_gzip(&request);
     let priority = priority(request.headers());
     let body = app.arriving(read_body(request.into_body(), app.settings.limits.max_body_bytes, share)).await?;
+    exchange.received(body.len());
     let deadline = app.settings.rest_timeout.map(|timeout| Instant::now() + timeout);
     let body = if is_compressed { inflated(app, body, share, deadline).await? } else { body };
     let terms = Terms { deadline, priority };
     let again = app.routes.current().has_on_demand.then(|| (target.clone(), body.clone()));
-    let mut outcome = computed(app, peer, target, body, share, terms).await;
+    let mut outcome = computed(app, peer, exchange, target, body, share, terms).await;
     while let (Err(Status { asleep: Some(asleep), .. }), Some((target, body))) = (&outcome, &again) {
         awaken(app, peer, asleep, deadline).await?;
-        outcome = Box::pin(computed(app, peer, target.clone(), body.clone(), share, terms)).await;
+        outcome = Box::pin(computed(app, peer, exchange, target.clone(), body.clone(), share, terms)).await;
     }
     outcome
 }
@@ -225,18 +232,20 @@ async fn infer(
 async fn computed(
     app: &Arc<App>,
     peer: &Peer,
+    exchange: &Arc<Exchange>,
     target: Target,
     body: Bytes,
     share: &Arc<Share>,
     terms: Terms,
 ) -> Result<Vec<u8>, Status> {
-    let caller = Caller { terms, gone: peer.left(), room: Arc::clone(share) as _ };
+    let progress = Arc::clone(&exchange.progress);
+    let caller = Caller { terms, gone: peer.left(), room: Arc::clone(share) as _, progress };
     let task = match target.verb {
         Verb::Classify => Task::Classify,
         Verb::Regress => Task::Regress,
-        _ => return predict(app, target, body, share, caller).await,
+        _ => return predict(app, exchange, target, body, share, caller).await,
     };
-    run_task(app, target, body, task, share, caller).await
+    run_task(app, exchange, target, body, task, share, caller).await
 }
 
 async fn inflated(app: &App, body: Bytes, share: &Arc<Share>, deadline: Option<Instant>) -> Result<Bytes, Status> {
@@ -246,42 +255,46 @@ async fn inflated(app: &App, body: Bytes, share: &Arc<Share>, deadline: Option<I
 
 async fn run_task(
     app: &Arc<App>,
+    exchange: &Arc<Exchange>,
     target: Target,
     body: Bytes,
     task: Task,
     share: &Share,
     caller: Caller<impl Future<Output = ()>>,
 ) -> Result<Vec<u8>, Status> {
-    let (length, shared) = (body.len(), Arc::clone(app));
-    let planned = app.work(length, caller.terms.deadline, move || read_task(&shared, &target, &body, task)).await??;
+    let (length, shared, exchange) = (body.len(), Arc::clone(app), Arc::clone(exchange));
+    let planned =
+        app.work(length, caller.terms.deadline, move || read_task(&shared, &exchange, &target, &body, task)).await??;
     share.hold(planned.memory_bytes())?;
     let computed = app.run_tasks(planned, caller).await?;
     let (_, computed) = computed.first().ok_or_else(|| Status::internal("a task without a result: this is a bug"))?;
     Ok(json::write_computed(computed, app.settings.dialect))
 }
 
-fn read_task(app: &App, target: &Target, body: &[u8], task: Task) -> Result<Planned, Status> {
+fn read_task(app: &App, exchange: &Exchange, target: &Target, body: &[u8], task: Task) -> Result<Planned, Status> {
     let limits = &app.settings.limits;
     let document = Document::parse(body, app.settings.dialect, limits)?;
     let signature_name = document.signature_name()?.unwrap_or_default();
     let examples = document.examples(limits)?;
-    let servable = app.routes.current().resolve(&target.name, &target.choice)?;
+    let servable = app.resolve(exchange, &target.name, &target.choice)?;
     let signature = app.task_signature(&servable, &signature_name, task)?;
+    exchange.means(signature.index());
     Planned::new(&servable, &[(task, signature)], &examples)
 }
 
 async fn predict(
     app: &Arc<App>,
+    exchange: &Arc<Exchange>,
     target: Target,
     body: Bytes,
     share: &Share,
     caller: Caller<impl Future<Output = ()>>,
 ) -> Result<Vec<u8>, Status> {
-    let (length, shared) = (body.len(), Arc::clone(app));
+    let (length, shared, exchange) = (body.len(), Arc::clone(app), Arc::clone(exchange));
     let (servable, call, format) =
-        app.work(length, caller.terms.deadline, move || read_predict(&shared, &target, &body)).await??;
+        app.work(length, caller.terms.deadline, move || read_predict(&shared, &exchange, &target, &body)).await??;
     share.hold(call.memory_bytes)?;
-    let answer = app.run(servable, call, PREDICT, caller).await?;
+    let answer = app.run(servable, call, Api::Predict, caller).await?;
     let bytes = answer.value_bytes();
     share.hold(bytes * PRINTING)?;
     let (dialect, most) = (app.settings.dialect, app.settings.limits.max_output_bytes);
@@ -292,15 +305,21 @@ async fn predict(
     app.work(bytes * PRINTING, None, write).await?
 }
 
-fn read_predict(app: &App, target: &Target, body: &[u8]) -> Result<(Arc<Servable>, Call, Format), Status> {
+fn read_predict(
+    app: &App,
+    exchange: &Exchange,
+    target: &Target,
+    body: &[u8],
+) -> Result<(Arc<Servable>, Call, Format), Status> {
     let limits = &app.settings.limits;
     let document = Document::parse(body, app.settings.dialect, limits)?;
     let signature_name = document.signature_name()?;
-    let servable = app.routes.current().resolve(&target.name, &target.choice)?;
+    let servable = app.resolve(exchange, &target.name, &target.choice)?;
     let signature = servable.signature(signature_name.as_deref().unwrap_or_default()).ok_or_else(|| {
         let name = signature_name.as_deref().unwrap_or(DEFAULT_SIGNATURE);
         Status::invalid_argument(format!("Serving signature name: \"{name}\" not found in signature def"))
     })?;
+    exchange.means(signature.index());
     let (format, inputs) = document.inputs(signature, limits)?;
     app.check_method_name(signature)?;
     let call = bind(signature, inputs, &[], |_, tensor| Ok(tensor))?;
@@ -360,13 +379,6 @@ fn preflight(request: &Request<Incoming>) -> RestResponse {
     response(if known { StatusCode::OK } else { StatusCode::BAD_REQUEST }, HTML, Vec::new())
 }
 
-fn metrics_page(app: &App, path: &str, target: &str) -> RestResponse {
-    if target != path {
-        return plain(StatusCode::BAD_REQUEST, &format!("Unexpected path: {target}. Should be {path}"));
-    }
-    plain(StatusCode::OK, &app.metrics.as_ref().map_or_else(String::new, |metrics| metrics.page()))
-}
-
 /// The HTTP status of each canonical code: the one place that knows it.
 fn http_status(code: Code) -> StatusCode {
     let number = match code {
@@ -395,7 +407,7 @@ pub(crate) fn error(status: &Status) -> RestResponse {
     response
 }
 
-fn plain(status: StatusCode, text: &str) -> RestResponse {
+pub(crate) fn plain(status: StatusCode, text: &str) -> RestResponse {
     response(status, PLAIN, text.as_bytes().to_vec())
 }
 

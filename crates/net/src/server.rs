@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper_util::server::graceful::GracefulShutdown;
-use servable_core::batching::{NoObserver, Observer, Scheduler};
+use servable_core::batching::Scheduler;
 use servable_core::routes::{RouteTable, Routes};
 use servable_core::servable::Threads;
 use servable_core::{Code, Status};
@@ -85,7 +85,7 @@ pub struct Server {
 impl Server {
     /// Nothing is opened yet.
     pub fn new(settings: Settings) -> Result<Self, Status> {
-        let metrics = settings.metrics_path.as_ref().map(|_| Metrics::new().map(Arc::new)).transpose();
+        let metrics = Metrics::new().map(Arc::new);
         let metrics = metrics.map_err(|error| Status::internal(format!("metrics cannot be set up: {error}")))?;
         let budget = Budget::new(settings.max_bytes_in_flight.unwrap_or(DEFAULT_BYTES_IN_FLIGHT));
         let (control, calls) = mpsc::sync_channel(WAITING_CALLS);
@@ -115,6 +115,7 @@ impl Server {
     /// Replaces the whole table of routes.
     pub fn publish(&self, mut routes: Routes) {
         routes.refuses_labels = self.app.settings.refuses_labels;
+        self.app.metrics.know(&routes);
         self.app.routes.publish(routes);
     }
 
@@ -135,11 +136,8 @@ impl Server {
             runtime.map_err(|error| Status::internal(format!("the accepting thread cannot be started: {error}")))?;
         let bound = runtime.block_on(self.bind())?;
         self.app.threads.get_or_init(|| {
-            let observer: Arc<dyn Observer> = match &self.app.metrics {
-                Some(metrics) => Arc::clone(metrics) as _,
-                None => Arc::new(NoObserver),
-            };
-            Threads { runs: runtime.handle().clone(), batches: Scheduler::new(runtime.handle().clone(), observer) }
+            let batches = Scheduler::new(runtime.handle().clone(), Arc::clone(&self.app.metrics) as _);
+            Threads { runs: runtime.handle().clone(), batches }
         });
         let workers = Builder::new_current_thread()
             .max_blocking_threads(cores())
@@ -207,11 +205,9 @@ impl Server {
         }
     }
 
-    /// Counts the warm-up of the version in the folder `path`; it shows on the page of metrics, if there is one.
+    /// Counts the warm-up of the version in the folder `path`; it shows on the page of metrics.
     pub fn count_warmup(&self, path: &str, code: Code, records: u64, took: Duration) {
-        if let Some(metrics) = &self.app.metrics {
-            metrics.warmed_up(path, code, records, took);
-        }
+        self.app.metrics.warmed_up(path, code, records, took);
     }
 
     /// Waits for the next requests for a model that are answered, and gives them as serialised `PredictionLog`s: so many,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use servable_core::predict::NamedRun;
+use servable_core::progress::Mark;
 use servable_core::servable::{Caller, Servable};
 use servable_core::{Status, Tensor};
 use servable_wire::predict::{PredictWriter, Reply};
@@ -11,6 +12,7 @@ use servable_wire::session::SessionRunView;
 use servable_wire::tensor::Form;
 
 use crate::app::{App, COPYING};
+use crate::exchange::Exchange;
 use crate::framing::framed;
 use crate::grpc::{Received, missing_spec, signature_named};
 
@@ -26,14 +28,16 @@ struct Prepared {
 
 /// Answers `SessionRun`.
 pub(crate) async fn run(app: Arc<App>, received: Received) -> Result<Bytes, Status> {
-    let Received { message, share, terms } = received;
-    let (length, shared) = (message.len(), Arc::clone(&app));
-    let prepared =
-        app.work(length / COPYING, terms.deadline, move || prepare(&shared, SessionRunView::read(&message)?)).await??;
+    let Received { message, share, terms, exchange } = received;
+    let (length, shared, progress) = (message.len(), Arc::clone(&app), Arc::clone(&exchange.progress));
+    let prepared = app
+        .work(length / COPYING, terms.deadline, move || prepare(&shared, &exchange, SessionRunView::read(&message)?))
+        .await??;
     let Prepared { servable, signature, names, run } = prepared;
     share.hold(run.feeds.iter().map(|(_, tensor)| tensor.memory_bytes()).sum())?;
+    progress.reach(Mark::Decoded);
     let tensors = Arc::clone(&servable)
-        .run_named(run, Caller::waiting(terms, Arc::clone(&share) as _), &app.threads()?.runs)
+        .run_named(run, Caller::waiting(terms, Arc::clone(&share) as _, progress), &app.threads()?.runs)
         .await?;
     let bytes = tensors.iter().map(Tensor::value_bytes).sum();
     app.check_output(bytes)?;
@@ -48,10 +52,10 @@ pub(crate) async fn run(app: Arc<App>, received: Received) -> Result<Bytes, Stat
     app.work(bytes / COPYING, None, write).await?
 }
 
-fn prepare(app: &App, request: SessionRunView<'_>) -> Result<Prepared, Status> {
+fn prepare(app: &App, exchange: &Exchange, request: SessionRunView<'_>) -> Result<Prepared, Status> {
     request.check_names()?;
     let spec = request.spec.ok_or_else(missing_spec)?;
-    let servable = app.routes.current().resolve(&spec.name, &spec.choice)?;
+    let servable = app.resolve(exchange, &spec.name, &spec.choice)?;
     let names: Vec<String> = request.fetches.into_iter().map(String::from).collect();
     let mut run = NamedRun {
         feeds: Vec::with_capacity(request.feeds.len()),
@@ -65,6 +69,7 @@ fn prepare(app: &App, request: SessionRunView<'_>) -> Result<Prepared, Status> {
     let mut signature = String::new();
     if request.is_alias {
         let named = signature_named(&servable, &spec.signature_name)?;
+        exchange.means(named.index());
         run.resolve_aliases(named)?;
         signature.clone_from(&named.name);
     }

@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::app::{App, Gauge, GaugeGuard};
 use crate::authority::TidyAuthority;
+use crate::exchange::Connection;
 use crate::listen::{Protocol, serve_grpc, serve_rest};
 use crate::{admin, grpc, rest};
 
@@ -116,18 +117,19 @@ async fn serve(stream: Stream, app: &Arc<App>, protocol: Protocol, watcher: Watc
     match stream {
         Stream::Tcp(stream) => {
             let stream = tokio::net::TcpStream::from_std(stream)?;
+            let client = Connection { remote: stream.peer_addr().ok().map(|address| address.ip().to_canonical()) };
             if is_used(stream.readable(), app).await {
                 let shared = Arc::clone(app);
                 match protocol {
-                    Protocol::Rest => serve_rest(stream, shared, watcher, rest::handle).await,
+                    Protocol::Rest => serve_rest(stream, shared, client, watcher, rest::handle).await,
                     Protocol::Grpc => {
                         if greeting(&stream, app).await.is_some() {
-                            serve_grpc(stream, shared, watcher, grpc::handle).await;
+                            serve_grpc(stream, shared, client, watcher, grpc::handle).await;
                         }
                     }
                     Protocol::Admin => match greeting(&stream, app).await {
-                        Some(Greeting::Http2) => serve_grpc(stream, shared, watcher, admin::handle_grpc).await,
-                        Some(Greeting::Other) => serve_rest(stream, shared, watcher, admin::handle_rest).await,
+                        Some(Greeting::Http2) => serve_grpc(stream, shared, client, watcher, admin::handle_grpc).await,
+                        Some(Greeting::Other) => serve_rest(stream, shared, client, watcher, admin::handle_rest).await,
                         None => {}
                     },
                 }
@@ -136,7 +138,14 @@ async fn serve(stream: Stream, app: &Arc<App>, protocol: Protocol, watcher: Watc
         Stream::Unix(stream) => {
             let stream = tokio::net::UnixStream::from_std(stream)?;
             if is_used(stream.readable(), app).await {
-                serve_grpc(TidyAuthority::new(stream), Arc::clone(app), watcher, grpc::handle).await;
+                serve_grpc(
+                    TidyAuthority::new(stream),
+                    Arc::clone(app),
+                    Connection { remote: None },
+                    watcher,
+                    grpc::handle,
+                )
+                .await;
             }
         }
     }

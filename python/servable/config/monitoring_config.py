@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from servable.config.codec import Codec
 
-__all__ = ["metrics_path"]
+__all__ = ["DEFAULT_PATH", "metrics_path"]
 
 MESSAGE = "tensorflow.serving.MonitoringConfig"
 DEFAULT_PATH = "/monitoring/prometheus/metrics"
+"""Without a file, metrics are there. TensorFlow Serving has none then."""
 
 
 def metrics_path(text: str, codec: Codec) -> str | None:
-    """The path on the REST port; `None` if metrics are off. `ValueError` if the text is malformed."""
+    """The path of the page with TensorFlow Serving's metrics; `None` if metrics are switched off. `ValueError` if the text is malformed."""
     import json
 
     config = json.loads(codec.decode_message(MESSAGE, codec.encode_text(MESSAGE, text)))

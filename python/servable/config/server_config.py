@@ -359,7 +359,7 @@ def read_files(config: Config, codec: Codec) -> Files:
             platform_config.THREAD_POOLS,
             lambda text: platform_config.check_thread_pools(text, codec),
         )
-    metrics_path = None
+    metrics_path: str | None = monitoring_config.DEFAULT_PATH
     if config.monitoring_file and config.server.rest_address:
         metrics_path = _parse(
             config.monitoring_file,

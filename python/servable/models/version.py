@@ -77,6 +77,7 @@ class Version:
             error_message=error.message if error else "",
             servable=self.servable if self.state is State.AVAILABLE else None,
             on_demand=on_demand and self.aspired,
+            memory_bytes=self.memory.get("ram", 0) if self.servable is not None else 0,
         )
 
     def __str__(self) -> str:

@@ -8,6 +8,7 @@ import pytest
 from servable.config.batching import BatchingOptions, BatchingParameters, PlatformBatching
 from servable.config.flags import parse
 from servable.config.model_config import LabelRule, ModelConfig
+from servable.config.monitoring_config import DEFAULT_PATH
 from servable.config.server_config import Config, StorageOptions, config_from, read_files
 from servable.errors import InvalidArgumentError, MalformedFileError, NotFoundError
 from servable.types import WarmupOptions
@@ -172,7 +173,11 @@ def test_metrics_path(text: str, path: str | None, tmp_path: Path) -> None:
 
 
 def test_the_monitoring_file_is_not_read_without_rest() -> None:
-    assert read_files(config("--monitoring_config_file=/no/such/file"), FakeCodec()).metrics_path is None
+    assert read_files(config("--monitoring_config_file=/no/such/file"), FakeCodec()).metrics_path == DEFAULT_PATH
+
+
+def test_metrics_are_there_without_a_file() -> None:
+    assert read_files(config(), FakeCodec()).metrics_path == DEFAULT_PATH
 
 
 def test_the_admin_port_is_off_and_on_this_machine_only() -> None:

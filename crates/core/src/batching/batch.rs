@@ -12,6 +12,7 @@ use super::merge::{check_output, concatenated};
 use super::pool::{Slot, locked, look_aside, now};
 use super::queue::{Queue, Task};
 use crate::pace::Stage;
+use crate::progress::{BatchShare, Mark};
 use crate::servable::{RunOf, Servable, timed_out};
 use crate::signature::Endpoint;
 use crate::status::Status;
@@ -89,6 +90,11 @@ impl Batch {
             tasks.iter().map(|task| cut.saturating_duration_since(task.since)).collect();
         let (requests, rows) = (tasks.len(), tasks.iter().map(|task| task.rows).sum::<usize>());
         let padded_rows = target.max(rows);
+        let begun = Instant::now();
+        for task in &tasks {
+            task.progress.reach_at(Mark::Begun, begun);
+            task.progress.share(BatchShare { requests, rows, padded_rows, reason });
+        }
         let mut times = Times::default();
         let outcome = Run { queue: &queue, servable: &servable, stage }.together(&tasks, target, &mut times);
         let start = Instant::now();
@@ -245,6 +251,7 @@ fn rows_of(outputs: &[Tensor], rows: Range<usize>) -> Result<Vec<Tensor>, Status
 }
 
 fn answer(task: Task, outcome: Result<Vec<Tensor>, Status>) {
+    task.progress.reach(Mark::Ran);
     // Whoever waited may have gone in this moment: nobody minds.
     let _ = task.answer.send(outcome);
 }

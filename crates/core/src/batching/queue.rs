@@ -14,6 +14,7 @@ use super::parameters::{Mode, Parameters};
 use super::pool::{Pool, locked, look_after, now};
 use super::report::{Counters, QueueReport};
 use super::tuning::{RunTimes, Sizes};
+use crate::progress::Progress;
 use crate::servable::{Priority, Servable};
 use crate::signature::{Endpoint, Signature};
 use crate::status::{Code, Status};
@@ -34,6 +35,7 @@ pub(super) struct Task {
     pub(super) deadline: Option<Instant>,
     /// Set when its batch is cut.
     pub(super) has_begun: Arc<AtomicBool>,
+    pub(super) progress: Arc<Progress>,
     /// Closed when nobody waits any more.
     pub(super) answer: oneshot::Sender<Result<Vec<Tensor>, Status>>,
 }

@@ -104,6 +104,7 @@ impl Batching {
                     since,
                     deadline: caller.terms.deadline,
                     has_begun: Arc::clone(&has_begun),
+                    progress: Arc::clone(&caller.progress),
                     answer,
                 })
             };
@@ -165,7 +166,7 @@ impl Joined {
     /// Waits for what the call fetches, in its order.
     pub(crate) async fn answer(
         self,
-        Caller { terms: Terms { deadline, .. }, gone, room }: Caller<impl Future<Output = ()>>,
+        Caller { terms: Terms { deadline, .. }, gone, room, .. }: Caller<impl Future<Output = ()>>,
     ) -> Result<Vec<Tensor>, Status> {
         let Self { queue, fetches, answers, has_begun } = self;
         let _leaving = Leaving { queue: &queue, has_begun: &has_begun };

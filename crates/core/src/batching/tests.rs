@@ -114,7 +114,9 @@ impl Scene {
         tokio::spawn(async move {
             let signature = servable.signature("").expect("there");
             let call = bind(signature, vec![("x", input)], filter, |_, tensor| Ok(tensor))?;
-            let answer = Arc::clone(&servable).run(call, Caller::waiting(terms, Arc::new(Anything)), &threads).await?;
+            let answer = Arc::clone(&servable)
+                .run(call, Caller::waiting(terms, Arc::new(Anything), Arc::default()), &threads)
+                .await?;
             Ok(floats(&answer.tensors()[0]))
         })
     }

@@ -1,0 +1,143 @@
+//! One request and its answer: who sent it, what it is about, where its time went, how it ended.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use http::{Method, StatusCode};
+use servable_core::Code;
+use servable_core::progress::{Mark, Progress};
+use servable_core::servable::Servable;
+use servable_core::usage::{Api, Entrypoint};
+
+use crate::app::App;
+
+/// The other end of a connection, as far as it is known.
+#[derive(Clone, Debug)]
+pub(crate) struct Connection {
+    /// `None` for a Unix socket.
+    pub(crate) remote: Option<IpAddr>,
+}
+
+/// A request on its way. What is found out about it is noted once, from whichever thread.
+pub(crate) struct Exchange {
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) entrypoint: Entrypoint,
+    pub(crate) method: Method,
+    /// The path of a gRPC method, or a REST target.
+    pub(crate) target: String,
+    pub(crate) progress: Arc<Progress>,
+    api: OnceLock<Api>,
+    model: OnceLock<String>,
+    servable: OnceLock<Arc<Servable>>,
+    signature: AtomicUsize,
+    code: AtomicU16,
+    http_status: AtomicU16,
+    request_bytes: AtomicU64,
+    response_bytes: AtomicU64,
+}
+
+/// For a request that names no signature, or none that there is.
+const NO_SIGNATURE: usize = usize::MAX;
+
+impl Exchange {
+    pub(crate) fn new(connection: Arc<Connection>, entrypoint: Entrypoint, method: Method, target: String) -> Self {
+        Self {
+            connection,
+            entrypoint,
+            method,
+            target,
+            progress: Arc::default(),
+            api: OnceLock::new(),
+            model: OnceLock::new(),
+            servable: OnceLock::new(),
+            signature: AtomicUsize::new(NO_SIGNATURE),
+            // Nobody waits for an answer that never comes to be.
+            code: AtomicU16::new(Code::Cancelled as u16),
+            http_status: AtomicU16::new(0),
+            request_bytes: AtomicU64::new(0),
+            response_bytes: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn asks(&self, api: Api) {
+        let _ = self.api.set(api);
+    }
+
+    pub(crate) fn names(&self, model: &str) {
+        self.model.get_or_init(|| model.to_owned());
+    }
+
+    pub(crate) fn finds(&self, servable: &Arc<Servable>) {
+        self.servable.get_or_init(|| Arc::clone(servable));
+    }
+
+    /// The place of the signature among those of its servable.
+    pub(crate) fn means(&self, signature: usize) {
+        self.signature.store(signature, Ordering::Relaxed);
+    }
+
+    pub(crate) fn received(&self, bytes: usize) {
+        self.request_bytes.store(bytes as u64, Ordering::Relaxed);
+        self.progress.reach(Mark::Received);
+    }
+
+    /// The answer is ready: so many bytes, or an error.
+    pub(crate) fn ends(&self, outcome: Result<usize, Code>) {
+        self.progress.reach(Mark::Encoded);
+        let (code, bytes) = outcome.map_or_else(|code| (code, 0), |bytes| (Code::Ok, bytes));
+        self.code.store(code as u16, Ordering::Relaxed);
+        self.response_bytes.store(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn ends_as(&self, status: StatusCode) {
+        self.http_status.store(status.as_u16(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn api(&self) -> Option<Api> {
+        self.api.get().copied()
+    }
+
+    /// The model that it names, whether there is one or not; empty if none.
+    pub(crate) fn model(&self) -> &str {
+        self.model.get().map_or("", String::as_str)
+    }
+
+    pub(crate) fn servable(&self) -> Option<&Arc<Servable>> {
+        self.servable.get()
+    }
+
+    pub(crate) fn signature(&self) -> Option<usize> {
+        let signature = self.signature.load(Ordering::Relaxed);
+        (signature != NO_SIGNATURE).then_some(signature)
+    }
+
+    pub(crate) fn code(&self) -> Code {
+        Code::from_number(i32::from(self.code.load(Ordering::Relaxed)))
+    }
+
+    /// The number that HTTP has for how it ended; `None` over gRPC.
+    pub(crate) fn http_status(&self) -> Option<u16> {
+        Some(self.http_status.load(Ordering::Relaxed)).filter(|status| *status > 0)
+    }
+
+    pub(crate) fn request_bytes(&self) -> usize {
+        self.request_bytes.load(Ordering::Relaxed) as usize
+    }
+
+    pub(crate) fn response_bytes(&self) -> usize {
+        self.response_bytes.load(Ordering::Relaxed) as usize
+    }
+}
+
+/// Tells those who keep count when the request is done with, also when nobody waits for its answer any more.
+pub(crate) struct Observed<'a> {
+    pub(crate) app: &'a App,
+    pub(crate) exchange: &'a Exchange,
+}
+
+impl Drop for Observed<'_> {
+    fn drop(&mut self) {
+        self.app.observe(self.exchange);
+    }
+}
