@@ -154,6 +154,10 @@ class ServerSpec:
     """Where metrics are under TensorFlow Serving's names; no metrics at all without."""
     metrics_unasked: bool = False
     """No file asks for metrics: they are there, but for requests that do not say what they accept."""
+    access_log: str | None = None
+    """File for a line per request, `-` for the standard output; `None` for no such lines."""
+    access_log_json: bool = False
+    """The lines are objects of JSON."""
     max_threads: int | None = None
     """Most runs at a time outside the network threads; `None` for the engine's default."""
     limits: LimitSpec = field(default_factory=LimitSpec)

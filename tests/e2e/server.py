@@ -115,6 +115,11 @@ class ServerProcess:
         return f"127.0.0.1:{self.grpc_port}"
 
     @property
+    def folder(self) -> Path:
+        """Where its log lies."""
+        return self._log.parent
+
+    @property
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use servable_core::routes::{ModelRoutes as CoreModelRoutes, Routes, State, VersionStatus};
 use servable_core::{Code, Limits, Status};
-use servable_net::{Server as NetServer, Settings};
+use servable_net::{AccessLogSettings, Server as NetServer, Settings};
 use servable_wire::json::Dialect;
 
 use crate::error::raised;
@@ -48,6 +48,8 @@ struct ServerSpec {
     compress_answers: bool,
     metrics_path: Option<String>,
     metrics_unasked: bool,
+    access_log: Option<String>,
+    access_log_json: bool,
     max_threads: Option<usize>,
     limits: LimitSpec,
 }
@@ -80,6 +82,7 @@ impl From<ServerSpec> for Settings {
             compress_answers: spec.compress_answers,
             metrics_path: spec.metrics_path,
             metrics_unasked: spec.metrics_unasked,
+            access_log: spec.access_log.map(|path| AccessLogSettings { path, json: spec.access_log_json }),
             max_threads: spec.max_threads,
             max_connections: given.max_connections,
             max_requests_in_flight: given.max_requests_in_flight,

@@ -23,6 +23,7 @@ use servable_wire::json::Dialect;
 use servable_wire::log::{self, Kind};
 use tokio::runtime::Handle;
 
+use crate::access_log::{AccessLog, AccessLogSettings};
 use crate::body::Budget;
 use crate::control::{self, ControlCall};
 use crate::exchange::Exchange;
@@ -75,6 +76,7 @@ pub struct Settings {
     pub metrics_path: Option<String>,
     /// Nobody has asked for metrics: they are there all the same.
     pub metrics_unasked: bool,
+    pub access_log: Option<AccessLogSettings>,
     /// Most runs at a time outside the network threads.
     pub max_threads: Option<usize>,
     pub max_connections: Option<usize>,
@@ -116,6 +118,7 @@ pub(crate) struct App {
     pub(crate) admin_reflection: Reflection,
     pub(crate) control: SyncSender<ControlCall>,
     pub(crate) tap: Tap,
+    pub(crate) access_log: Option<AccessLog>,
     pub(crate) connections: Gauge,
     pub(crate) in_flight: Gauge,
     /// Those in flight that have not come yet.
@@ -173,6 +176,7 @@ impl App {
             connections: self.connections.value(),
             in_flight: self.in_flight.value(),
             bytes_in_flight: self.budget.held() as u64,
+            lost_lines: self.access_log.as_ref().map(AccessLog::dropped),
         };
         page(&self.metrics, &moment)
     }
@@ -186,6 +190,9 @@ impl App {
                 series.note(exchange.code(), &exchange.progress, bytes.0, bytes.1);
             }
             _ => self.metrics.refused(exchange, |model| self.routes.current().models.contains_key(model)),
+        }
+        if let Some(log) = &self.access_log {
+            log.note(exchange);
         }
     }
 

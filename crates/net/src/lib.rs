@@ -1,5 +1,6 @@
 //! Listeners and handlers: gRPC and REST. Handlers only translate; what they ask for is in `core`.
 
+mod access_log;
 mod admin;
 mod app;
 mod authority;
@@ -25,6 +26,7 @@ mod stall;
 mod tap;
 mod warmup;
 
+pub use access_log::AccessLogSettings;
 pub use app::Settings;
 pub use control::ControlCall;
 pub use server::{Ports, Server, Snapshot};

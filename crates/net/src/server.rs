@@ -14,6 +14,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
+use crate::access_log::AccessLog;
 use crate::admin;
 use crate::app::{App, Gauge, Settings};
 use crate::body::Budget;
@@ -91,6 +92,7 @@ impl Server {
         let (control, calls) = mpsc::sync_channel(WAITING_CALLS);
         let reflection = Reflection::new(&grpc::services(&settings))?;
         let admin_reflection = Reflection::new(&[admin::SERVICE])?;
+        let access_log = settings.access_log.as_ref().map(AccessLog::open).transpose()?;
         let app = App {
             settings,
             routes: RouteTable::default(),
@@ -100,6 +102,7 @@ impl Server {
             admin_reflection,
             control,
             tap: Tap::default(),
+            access_log,
             connections: Gauge::default(),
             in_flight: Gauge::default(),
             arriving: Gauge::default(),
@@ -296,6 +299,9 @@ impl Server {
         // The listeners are done by now, unless the deadline was shorter than that.
         if let Some(shards) = Arc::into_inner(shards) {
             shards.end();
+        }
+        if let Some(log) = &self.app.access_log {
+            log.close();
         }
         drained
     }

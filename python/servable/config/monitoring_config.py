@@ -12,7 +12,10 @@ DEFAULT_PATH = "/monitoring/prometheus/metrics"
 
 
 def metrics_path(text: str, codec: Codec) -> str | None:
-    """The path of the page with TensorFlow Serving's metrics; `None` if metrics are switched off. `ValueError` if the text is malformed."""
+    """The path of the page with TensorFlow Serving's metrics; `None` if they are switched off.
+
+    `ValueError` if the text is malformed.
+    """
     import json
 
     config = json.loads(codec.decode_message(MESSAGE, codec.encode_text(MESSAGE, text)))

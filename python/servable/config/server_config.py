@@ -262,6 +262,7 @@ def _server(values: Mapping[str, Any], *, with_rest: bool) -> ServerSpec:
         allow_labels=values["allow_version_labels"],
         strict_json=values["rest_api_strict_json"],
         compress_answers=values["enable_response_compression"],
+        access_log=values["access_log"] or None,
         max_threads=values["grpc_max_threads"] or None,
         limits=LimitSpec(**{name: values[name] for name in LimitSpec.__dataclass_fields__}),
     )

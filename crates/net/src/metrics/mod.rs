@@ -79,6 +79,8 @@ pub(crate) struct Moment<'a> {
     pub(crate) connections: u64,
     pub(crate) in_flight: u64,
     pub(crate) bytes_in_flight: u64,
+    /// Of the access log, if there is one.
+    pub(crate) lost_lines: Option<u64>,
 }
 
 impl Metrics {
@@ -363,6 +365,11 @@ impl Metrics {
             "Bytes that requests in flight hold, of max_bytes_in_flight.",
             moment.bytes_in_flight as f64,
         );
+        if let Some(lost) = moment.lost_lines {
+            let name = "servable_access_log_dropped_total";
+            text.begin(name, "counter", "Lines of the access log that could not be written.");
+            text.sample(name, &[], lost);
+        }
         let started = self.started.duration_since(UNIX_EPOCH).unwrap_or_default();
         gauge(text, "process_start_time_seconds", "When this process started.", started.as_secs_f64());
         if let Some(process) = Process::read() {
@@ -500,7 +507,7 @@ mod tests {
     }
 
     fn pages(metrics: &Metrics, routes: &Routes) -> (String, String) {
-        let moment = Moment { routes, connections: 1, in_flight: 2, bytes_in_flight: 3 };
+        let moment = Moment { routes, connections: 1, in_flight: 2, bytes_in_flight: 3, lost_lines: Some(0) };
         (metrics.original_page(&moment), metrics.page(&moment))
     }
 
