@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import urllib.parse
@@ -158,3 +159,17 @@ def test_an_access_log_that_cannot_be_written_is_an_error_at_the_start() -> None
     ended = run_to_end("tensorflow_model_server", *flags, "--grpc_socket_path=/tmp/never-opened.sock")
     assert ended.returncode == 255
     assert "the access log /no/such/folder/log cannot be written" in ended.stdout
+
+
+DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "servable.json"
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are(server: ServerProcess) -> None:
+    own = page(server, "/metrics")
+    known = set(re.findall(r"^# TYPE (\S+) ", own, re.MULTILINE))
+    asked = [
+        target["expr"] for panel in json.loads(DASHBOARD.read_text())["panels"] for target in panel.get("targets", [])
+    ]
+    assert asked
+    for name in re.findall(r"\b(?:servable|process)_\w+", " ".join(asked)):
+        assert name in known or re.sub("_(bucket|sum|count)$", "", name) in known, name

@@ -521,15 +521,16 @@ def _behaviour() -> tuple[Option, ...]:
             Kind.STRING,
             "",
             group,
-            "File with a MonitoringConfig (protobuf text): whether there are metrics, and where. Without it they are at "
-            "/metrics and /monitoring/prometheus/metrics.",
+            "File with a MonitoringConfig (protobuf text): whether there are metrics, and where. Without it they are "
+            "at /metrics and /monitoring/prometheus/metrics.",
         ),
         Option(
             "access_log",
             Kind.STRING,
             "",
             group,
-            "Write a line for each request to this file; - for the standard output. A file that is moved away is made anew.",
+            "Write a line for each request to this file; - for the standard output. A file that is moved away is made "
+            "anew.",
         ),
     )
 
