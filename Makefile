@@ -71,6 +71,7 @@ check: install own-target ## Format, lint, types, licences
 	$(BIN)/ruff check python tests tools benches fuzz
 	$(BIN)/mypy
 	$(BIN)/python tools/make_flag_reference.py --check
+	$(BIN)/python tools/make_dashboard.py --check
 	$(BIN)/python -m mypy.stubtest servable._engine --allowlist tests/boundary/stub_allowlist.txt
 
 format: install ## Put everything into shape
