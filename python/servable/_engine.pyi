@@ -19,6 +19,7 @@ __all__ = [
     "describe_record",
     "encode_json",
     "encode_text",
+    "log_panics",
     "make_records",
     "read_saved_model",
     "write_records",
@@ -133,8 +134,17 @@ class Server:
     def publish(self, models: Mapping[str, ModelRoutes]) -> None:
         """Replace the whole table of routes atomically. Requests in flight keep the servable they resolved."""
 
+    def open(self) -> None:
+        """Open the monitoring and the admin port, which tell how the server is from then on. Once is enough.
+
+        `EngineError` UNAVAILABLE names the address that cannot be had.
+        """
+
     def start(self) -> None:
-        """Open the listeners. `EngineError` UNAVAILABLE names the address that cannot be had."""
+        """Open the main listeners, and what `open` has not been asked for. From then on the server is ready.
+
+        `EngineError` as for `open`, and a failed start may be repeated; FAILED_PRECONDITION after a successful one.
+        """
 
     @property
     def grpc_port(self) -> int | None:
@@ -144,6 +154,8 @@ class Server:
     def rest_port(self) -> int | None: ...
     @property
     def admin_port(self) -> int | None: ...
+    @property
+    def monitoring_port(self) -> int | None: ...
     def snapshot(self) -> Mapping[str, int]:
         """Counters of this moment: `connections`, `requests_in_flight`, `requests_total`."""
 
@@ -161,8 +173,14 @@ class Server:
     def next_call(self, timeout_s: float) -> ControlCall | None:
         """The next call for the control plane; `None` after the timeout, and at once when the server has stopped."""
 
+    def leave(self) -> None:
+        """Not ready from now on, so that clients go elsewhere. Requests are answered as before."""
+
     def stop(self, deadline_s: float) -> bool:
-        """Drain: not ready any more, no new connections, requests in flight finish. True if all did in time."""
+        """Drain: not ready any more, no new connections, requests in flight finish. True if all did in time.
+
+        The monitoring port answers until then.
+        """
 
 @final
 class RecordReader:
@@ -193,6 +211,9 @@ def make_records(path: str, tags: Sequence[str], signature_name: str, bodies: Se
     `instances` and `inputs` are for Predict, `examples` for what their signature is made for. `signature_name` counts
     for bodies that name none; empty, it means `serving_default`. `EngineError` says which body does not fit, and why.
     """
+
+def log_panics(json: bool) -> None:
+    """Let panics of the engine's threads be one line each on standard error, as text or JSON. For the whole process."""
 
 def encode_text(message: str, text: str) -> bytes:
     """Protobuf text format to bytes. `message` is the full name, such as `tensorflow.serving.ModelServerConfig`.

@@ -20,13 +20,14 @@ from servable.config.server_config import Config, Files, read_files, read_models
 from servable.control.answers import answer_calls
 from servable.control.calls import find_handler
 from servable.errors import MalformedFileError, ServableError
+from servable.logs import say
 from servable.models.loader import Prepared
 from servable.models.manager import Keeping, Manager, Outside, Pools, Retries
 from servable.models.memory import Memory, available_ram
 from servable.models.mender import Mender
 from servable.models.overlay import Origin
 from servable.models.pool import ThreadPool
-from servable.models.reload import Reloader, Started, unavailable, watch_config_file
+from servable.models.reload import Look, Reloader, Started, unavailable, watch_config_file
 from servable.models.source import Aspired, FileSystemSource
 from servable.models.state_file import StateFile
 from servable.platforms.base import Platforms, PlatformSettings
@@ -41,6 +42,8 @@ FETCH_THREADS = 8
 """Versions whose files are brought at a time. Mostly they are there already, or come over a network."""
 UNLOAD_TIMEOUT_S = 2.0
 STOP_CHECK_S = 0.05
+LAST_ANSWERS_S = 1.0
+"""For what the early ports were asked, when a stop comes before the start is done."""
 
 FAILED = 255
 
@@ -52,6 +55,7 @@ class Ports:
     grpc: int | None
     rest: int | None
     admin: int | None
+    monitoring: int | None
 
 
 def run(config: Config, on_ready: Callable[[Ports], None] = lambda ports: None) -> int:
@@ -63,13 +67,13 @@ def run(config: Config, on_ready: Callable[[Ports], None] = lambda ports: None) 
         log.error(text)
     for text in config.notes:
         log.warning(text)
-    stopping = _Stopping()
+    stopping = _Stopping(rereads=config.models.config_file is not None)
     try:
         return _serve(config, stopping, on_ready)
     except (ServableError, engine.EngineError) as error:
         if isinstance(error, MalformedFileError):
             log.error(error.detail)
-        print(f"Failed to start server. Error: {error.code}: {error.message}", flush=True)
+        say(f"Failed to start server. Error: {error.code}: {error.message}", logging.ERROR)
         return FAILED
 
 
@@ -80,6 +84,8 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
     server = engine.Server(
         replace(config.server, metrics_path=files.metrics_path, metrics_unasked=not config.monitoring_file)
     )
+    server.open()
+    _announce_early(server, config)
     loads = ThreadPool("load", min(4 * (os.cpu_count() or 1), 8))
     stores = Stores(config.storage)
     manager = _manager(config, files, server, stores, loads)
@@ -109,26 +115,32 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
         mender = Mender(lambda: manager.failed, stores.stamp, manager.retry)
         looks = (source.scan, mender.look)
         _start_thread("scan", functools.partial(_keep_looking, looks, config.models.scan_period_s, stopping.event))
+    # From here on, so that the list of the start is the first one.
+    find = find_handler(reloader, lambda: manager.routes, manager.ask_for, server, engine)
+    _start_thread("control", functools.partial(answer_calls, server.next_call, find, stopping.event))
     if not _has_started(started, config.models.start_timeout_s, stopping):
+        log.info("Stopping before the first models are available")
+        stopping.tell()
+        _wait_for("drain", functools.partial(server.stop, LAST_ANSWERS_S))
         return 0
     loads.resize(config.loading.load_threads)
 
     server.start()
     ports = _announce(server, config)
-    find = find_handler(reloader, lambda: manager.routes, manager.ask_for, server, engine)
-    _start_thread("control", functools.partial(answer_calls, server.next_call, find, stopping.event))
-    if config.models.config_file and config.models.config_file_period_s:
+    if config.models.config_file:
         read = functools.partial(read_models, config.models.config_file, engine)
-        watch = functools.partial(watch_config_file, read, reloader, config.models.config_file_period_s, stopping.event)
-        _start_thread("config", watch)
+        next_look = functools.partial(stopping.next_look, config.models.config_file_period_s)
+        _start_thread("config", functools.partial(watch_config_file, read, reloader, next_look))
     on_ready(ports)
 
     stopping.wait()
+    server.leave()
+    if config.drain_grace_s:
+        log.info("Not ready any more; requests are still accepted for %s s", config.drain_grace_s)
+        time.sleep(config.drain_grace_s)
+    stopping.tell()
     log.info("Stopping: requests in flight have %s s to finish", config.drain_timeout_s)
-    # On a thread of its own: only while the main thread runs Python can a second signal end the process at once.
-    drain = _start_thread("drain", functools.partial(_drain, server, manager, config.drain_timeout_s))
-    while drain.is_alive():
-        drain.join(STOP_CHECK_S)
+    _wait_for("drain", functools.partial(_drain, server, manager, config.drain_timeout_s))
     return 0
 
 
@@ -218,9 +230,18 @@ def _has_started(started: Started, timeout_s: float | None, stopping: _Stopping)
     return True
 
 
+def _announce_early(server: engine.Server, config: Config) -> None:
+    if server.monitoring_port is not None:
+        host, _, _ = (config.server.monitoring_address or "").rpartition(":")
+        log.info("Health and metrics over REST and gRPC at %s:%s ...", host, server.monitoring_port)
+    if server.admin_port is not None:
+        host, _, _ = (config.server.admin_address or "").rpartition(":")
+        log.info("Administration over REST and gRPC at %s:%s ...", host, server.admin_port)
+
+
 def _announce(server: engine.Server, config: Config) -> Ports:
-    """Say that the ports are open, in the words that people's scripts look for."""
-    ports = Ports(server.grpc_port, server.rest_port, server.admin_port)
+    """Say that the main ports are open, in the words that people's scripts look for."""
+    ports = Ports(server.grpc_port, server.rest_port, server.admin_port, server.monitoring_port)
     if ports.grpc is not None:
         host, _, _ = (config.server.grpc_address or "").rpartition(":")
         log.info("Running gRPC ModelServer at %s:%s ...", host, ports.grpc)
@@ -228,9 +249,6 @@ def _announce(server: engine.Server, config: Config) -> Ports:
         log.info("Running gRPC ModelServer at UNIX socket %s ...", config.server.grpc_socket_path)
     if ports.rest is not None:
         log.info("Exporting HTTP/REST API at:localhost:%s ...", ports.rest)
-    if ports.admin is not None:
-        host, _, _ = (config.server.admin_address or "").rpartition(":")
-        log.info("Administration over REST and gRPC at %s:%s ...", host, ports.admin)
     return ports
 
 
@@ -243,37 +261,63 @@ def _drain(server: engine.Server, manager: Manager, timeout_s: float) -> None:
         log.warning("Some models were not unloaded within %s s", UNLOAD_TIMEOUT_S)
 
 
-def _start_thread(name: str, target: Callable[[], None]) -> threading.Thread:
+def _wait_for(name: str, target: Callable[[], object]) -> None:
+    """Do it on another thread: only while the main thread runs Python can a second signal end the process at once."""
+    thread = _start_thread(name, target)
+    while thread.is_alive():
+        thread.join(STOP_CHECK_S)
+
+
+def _start_thread(name: str, target: Callable[[], object]) -> threading.Thread:
     thread = threading.Thread(target=target, name=name, daemon=True)
     thread.start()
     return thread
 
 
 class _Stopping:
-    """The first signal asks for an orderly stop, the second one ends the process.
+    """The first SIGTERM or SIGINT asks for an orderly stop, the second one ends the process; SIGHUP, if it `rereads`,
+    asks for another look at the configuration file. Handlers are installed for all of them: the first process of a
+    container gets no signal that it has no handler for.
 
     The interpreter writes a byte for every signal, which ends a `wait` whenever it comes. A wait for a lock would miss
     a signal that arrives just before it; and a handler must not take a lock that the thread it interrupts may hold.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, rereads: bool) -> None:
         self.event = threading.Event()
-        """Set when the stop has begun, for all threads but the main one."""
+        """Set when nothing new is to be begun, for all threads but the main one."""
+        self._look = threading.Event()
         self._is_asked = False
         self._signals, self._sender = socket.socketpair()
         self._sender.setblocking(False)
         signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle)
+        if rereads:
+            signal.signal(signal.SIGHUP, lambda number, frame: None)  # `wait` sees it
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait for the first signal, on the main thread; then everybody else hears of it through `event`."""
+        """Wait on the main thread until a stop is asked for."""
         while not self._is_asked:
             if not select.select([self._signals], [], [], timeout_s)[0]:
                 return False
-            self._signals.recv(64)
-        self.event.set()
+            if signal.SIGHUP in self._signals.recv(64):
+                log.info("SIGHUP: the model configuration file is read again")
+                self._look.set()
         return True
+
+    def tell(self) -> None:
+        """Let everybody else know that the server stops."""
+        self.event.set()
+        self._look.set()
+
+    def next_look(self, period_s: float | None) -> Look:
+        """Wait until it is time for another look at the configuration file, on the one thread that takes it."""
+        is_asked = self._look.wait(period_s)
+        self._look.clear()
+        if self.event.is_set():
+            return Look.NONE
+        return Look.ASKED if is_asked else Look.PERIODIC
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._is_asked:

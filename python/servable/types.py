@@ -36,6 +36,8 @@ class VersionRoute:
     """A request for it is worth waiting: it is going to be loaded."""
     memory_bytes: int = 0
     """RAM that it is reckoned to take while it is loaded; 0 if that is not known."""
+    remark: str = ""
+    """Why it is not there yet, for people: what the last attempt came to."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class ModelRoutes:
 
     versions: Sequence[VersionRoute]
     labels: Mapping[str, int] = field(default_factory=dict)
+    configured: bool = True
+    """It is to be served; otherwise it was, and the state of its versions can still be asked for."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,7 @@ class ServerSpec:
     grpc_socket_path: str | None = None
     rest_address: str | None = None
     admin_address: str | None = None
+    monitoring_address: str | None = None
     rest_timeout_ms: int | None = 30_000
     """Longest run of a REST request; `None` for no limit."""
     cors: bool = False

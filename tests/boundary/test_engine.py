@@ -589,6 +589,42 @@ def test_a_server_that_never_started_stops(server: engine.Server) -> None:
     assert server.next_call(DEADLINE_S) is None
 
 
+def test_some_ports_open_before_the_others() -> None:
+    anywhere = "127.0.0.1:0"
+    spec = ServerSpec(rest_address=anywhere, admin_address=anywhere, monitoring_address=anywhere)
+    server = engine.Server(spec)
+    server.open()
+    server.open()
+    assert server.rest_port is None
+    assert server.admin_port is not None
+    assert server.monitoring_port is not None
+    with Rest(server.monitoring_port) as watching, Rest(server.admin_port) as administering:
+        assert watching.get("/readyz").body == b"starting\n"
+        remark = "UNAVAILABLE: not all there"
+        server.publish({"m": ModelRoutes([VersionRoute(1, "LOADING", remark=remark)])})
+        assert watching.get("/readyz").body == b"starting\nmodel m version 1: LOADING: UNAVAILABLE: not all there\n"
+        assert administering.get("/readyz/models/m?verbose").json["model"]["error"] == remark
+        server.publish({"m": ModelRoutes([VersionRoute(1, "END")], configured=False)})
+        assert watching.get("/readyz/models/m").status == 404
+        server.start()
+        assert server.rest_port is not None
+        assert watching.get("/readyz").body == b"ready\n"
+        server.leave()
+        with Rest(server.rest_port) as rest:
+            assert (rest.get("/livez").status, rest.get("/readyz").status) == (200, 503)
+        assert (watching.get("/livez").status, watching.get("/readyz").body) == (200, b"draining\n")
+    assert server.stop(DEADLINE_S)
+    with pytest.raises(engine.EngineError, match="has been started before"):
+        server.open()
+
+
+def test_a_port_that_opens_early_and_is_taken_is_named(server: engine.Server) -> None:
+    server.start()
+    address = f"127.0.0.1:{server.rest_port}"
+    with pytest.raises(engine.EngineError, match=address):
+        engine.Server(ServerSpec(monitoring_address=address)).open()
+
+
 def test_waiting_for_calls_ends_with_the_timeout_or_the_server(server: engine.Server) -> None:
     server.start()
     assert server.next_call(0.01) is None

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "python" / "servable"
 
 LAYERS = (
-    {"__init__", "types", "errors", "engine"},
+    {"__init__", "types", "errors", "engine", "logs"},
     {"config"},
     {"storage", "warmup"},
     {"models", "platforms"},

@@ -72,6 +72,8 @@ pub struct VersionStatus {
     pub on_demand: bool,
     /// What it is reckoned to take; 0 if that is not known.
     pub memory_bytes: u64,
+    /// Why it is not there yet; for people.
+    pub remark: String,
 }
 
 impl VersionStatus {
@@ -95,6 +97,8 @@ impl VersionStatus {
 pub struct ModelRoutes {
     pub versions: BTreeMap<i64, VersionStatus>,
     pub labels: HashMap<String, i64>,
+    /// It is to be served; otherwise it was, and its versions' states can still be asked for.
+    pub configured: bool,
 }
 
 /// The table of one moment.
@@ -218,6 +222,7 @@ mod tests {
             error: None,
             on_demand: false,
             memory_bytes: 0,
+            remark: String::new(),
             servable: Some(Arc::new(Servable::new(
                 "m".into(),
                 version,
@@ -232,10 +237,11 @@ mod tests {
             servable: None,
             on_demand: false,
             memory_bytes: 0,
+            remark: String::new(),
         };
         let versions = BTreeMap::from([(1, loaded(1)), (2, loaded(2)), (3, failed)]);
         let labels = HashMap::from([("stable".to_owned(), 1), ("gone".to_owned(), 3)]);
-        Routes::new(HashMap::from([("m".to_owned(), ModelRoutes { versions, labels })]))
+        Routes::new(HashMap::from([("m".to_owned(), ModelRoutes { versions, labels, configured: true })]))
     }
 
     #[test]

@@ -22,7 +22,7 @@ mod _engine {
     #[pymodule_export]
     use super::runtime::{Runtime, Servable};
     #[pymodule_export]
-    use super::server::{ControlCall, Server};
+    use super::server::{ControlCall, Server, log_panics};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

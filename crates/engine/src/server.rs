@@ -37,6 +37,7 @@ struct ServerSpec {
     grpc_socket_path: Option<String>,
     rest_address: Option<String>,
     admin_address: Option<String>,
+    monitoring_address: Option<String>,
     rest_timeout_ms: Option<u64>,
     cors: bool,
     check_method_names: bool,
@@ -71,6 +72,7 @@ impl From<ServerSpec> for Settings {
             grpc_socket_path: spec.grpc_socket_path,
             rest_address: spec.rest_address,
             admin_address: spec.admin_address,
+            monitoring_address: spec.monitoring_address,
             rest_timeout: spec.rest_timeout_ms.map(Duration::from_millis),
             cors: spec.cors,
             check_method_names: spec.check_method_names,
@@ -102,6 +104,7 @@ struct VersionRoute<'py> {
     servable: Option<Bound<'py, Servable>>,
     on_demand: bool,
     memory_bytes: u64,
+    remark: String,
 }
 
 /// `servable.types.ModelRoutes`.
@@ -109,6 +112,7 @@ struct VersionRoute<'py> {
 struct ModelRoutes<'py> {
     versions: Vec<VersionRoute<'py>>,
     labels: HashMap<String, i64>,
+    configured: bool,
 }
 
 impl VersionRoute<'_> {
@@ -125,7 +129,14 @@ impl VersionRoute<'_> {
                 PyValueError::new_err(format!("version {} is unloaded and cannot be published", self.version))
             })?),
         };
-        Ok(VersionStatus { state, error, servable, on_demand: self.on_demand, memory_bytes: self.memory_bytes })
+        Ok(VersionStatus {
+            state,
+            error,
+            servable,
+            on_demand: self.on_demand,
+            memory_bytes: self.memory_bytes,
+            remark: self.remark.clone(),
+        })
     }
 }
 
@@ -134,6 +145,11 @@ fn code_named(name: &str) -> PyResult<Code> {
         .map(Code::from_number)
         .find(|code| code.name() == name)
         .ok_or_else(|| PyValueError::new_err(format!("{name:?} is no canonical code")))
+}
+
+#[pyfunction]
+pub(crate) fn log_panics(json: bool) {
+    servable_net::log_panics(json);
 }
 
 #[pyclass(frozen, module = "servable._engine")]
@@ -153,10 +169,15 @@ impl Server {
         for (name, model) in models {
             let versions: PyResult<BTreeMap<_, _>> =
                 model.versions.iter().map(|version| Ok((version.version, version.status()?))).collect();
-            table.insert(name, CoreModelRoutes { versions: versions?, labels: model.labels });
+            let routes = CoreModelRoutes { versions: versions?, labels: model.labels, configured: model.configured };
+            table.insert(name, routes);
         }
         python.detach(|| self.server.publish(Routes::new(table)));
         Ok(())
+    }
+
+    fn open(&self, python: Python<'_>) -> PyResult<()> {
+        python.detach(|| self.server.open()).map(|_| ()).map_err(raised)
     }
 
     fn start(&self, python: Python<'_>) -> PyResult<()> {
@@ -176,6 +197,11 @@ impl Server {
     #[getter]
     fn admin_port(&self) -> Option<u16> {
         self.server.ports().admin
+    }
+
+    #[getter]
+    fn monitoring_port(&self) -> Option<u16> {
+        self.server.ports().monitoring
     }
 
     fn snapshot(&self) -> HashMap<&'static str, u64> {
@@ -206,6 +232,10 @@ impl Server {
         let timeout = Duration::try_from_secs_f64(timeout_s).unwrap_or_default();
         let call = python.detach(|| self.server.next_call(timeout))?;
         Some(ControlCall { method: call.method.clone(), request: call.request.to_vec(), call: Mutex::new(Some(call)) })
+    }
+
+    fn leave(&self) {
+        self.server.leave();
     }
 
     fn stop(&self, python: Python<'_>, deadline_s: f64) -> bool {

@@ -225,7 +225,7 @@ mod tests {
     use crate::exchange::Connection;
 
     fn exchange(target: &str) -> Exchange {
-        let connection = Arc::new(Connection { remote: None });
+        let connection = Arc::new(Connection { remote: None, crowd: crate::app::Crowd::Clients });
         let exchange = Exchange::new(connection, Entrypoint::Rest, Method::GET, target.to_owned());
         exchange.received(3);
         exchange.ends(Err(Code::NotFound));

@@ -16,7 +16,9 @@ use crate::edge::edge_status;
 use crate::exchange::{Connection, Exchange, Observed};
 use crate::framing::GrpcResponse;
 use crate::grpc::{Opened, pass_on, refused, unary_up_to};
+use crate::health::Door;
 use crate::peer::Peer;
+use crate::probe;
 use crate::reflection::{self, Version};
 use crate::rest::{JSON, RestResponse, error, read_body, response, target_text};
 
@@ -37,6 +39,9 @@ pub(crate) async fn handle_grpc(
         return edge_status(&status).into_http();
     }
     let path = request.uri().path().to_owned();
+    if path.strip_prefix('/').and_then(|path| path.rsplit_once('/')).is_some_and(|(name, _)| name == probe::SERVICE) {
+        return probe::health(&app, request, Door::Admin).await;
+    }
     let version = match path.as_str() {
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" => Some(Version::V1),
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => Some(Version::V1Alpha),
@@ -63,6 +68,9 @@ pub(crate) async fn handle_rest(
     _: Peer,
     request: Request<Incoming>,
 ) -> RestResponse {
+    if let Some(page) = probe::page(&app, &request) {
+        return page;
+    }
     let exchange = Exchange::new(connection, Entrypoint::Rest, request.method().clone(), target_text(&request));
     let _observed = Observed { app: &app, exchange: &exchange };
     let share = Arc::new(Share::of(&app.budget));

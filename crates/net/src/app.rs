@@ -33,6 +33,8 @@ use crate::reflection::Reflection;
 use crate::tap::Tap;
 
 const DEFAULT_REQUESTS_IN_FLIGHT: usize = 10_000;
+/// Requests that may be at work on the monitoring port, those among them that watch.
+const MOST_PROBES: u64 = 256;
 
 /// Bytes of JSON that are read in about a millisecond.
 const BRIEF_WORK: usize = 256 << 10;
@@ -57,6 +59,8 @@ pub struct Settings {
     pub rest_address: Option<String>,
     /// For gRPC and REST of those who manage models.
     pub admin_address: Option<String>,
+    /// For gRPC and REST of those who watch over the server.
+    pub monitoring_address: Option<String>,
     /// Longest run of a REST request.
     pub rest_timeout: Option<Duration>,
     pub cors: bool,
@@ -108,6 +112,14 @@ impl Settings {
     }
 }
 
+/// Who comes in on a port. Clients must not shut out those who watch over the server, nor the other way round; and a
+/// drain waits for clients only.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Crowd {
+    Clients,
+    Watchers,
+}
+
 /// Shared by all handlers; never changes but for what is made to be changed from many threads.
 pub(crate) struct App {
     pub(crate) settings: Settings,
@@ -116,6 +128,7 @@ pub(crate) struct App {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) reflection: Reflection,
     pub(crate) admin_reflection: Reflection,
+    pub(crate) monitoring_reflection: Reflection,
     pub(crate) control: SyncSender<ControlCall>,
     pub(crate) tap: Tap,
     pub(crate) access_log: Option<AccessLog>,
@@ -127,6 +140,9 @@ pub(crate) struct App {
     /// Versions that the control plane has been asked to load by requests that wait for them.
     pub(crate) asked_for: Mutex<HashSet<(String, i64)>>,
     pub(crate) budget: Budget,
+    /// Requests on the monitoring port, and room for them.
+    pub(crate) probes: Gauge,
+    pub(crate) probe_budget: Budget,
     /// Where runs go that the network threads do not do themselves; there from the start on.
     pub(crate) threads: OnceLock<Threads>,
     /// Where large messages are read and written. Apart from the runs, which may wait for each other.
@@ -193,6 +209,14 @@ impl App {
         }
         if let Some(log) = &self.access_log {
             log.note(exchange);
+        }
+    }
+
+    /// Notes a request on such a port, and says whether it is one too many.
+    pub(crate) fn begin(&self, crowd: Crowd) -> (GaugeGuard, bool) {
+        match crowd {
+            Crowd::Clients => (self.begin_request(), self.is_overloaded()),
+            Crowd::Watchers => (self.probes.enter(), self.probes.value() > MOST_PROBES),
         }
     }
 

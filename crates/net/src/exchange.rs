@@ -10,13 +10,14 @@ use servable_core::progress::{Mark, Progress};
 use servable_core::servable::Servable;
 use servable_core::usage::{Api, Entrypoint};
 
-use crate::app::App;
+use crate::app::{App, Crowd};
 
 /// The other end of a connection, as far as it is known.
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
     /// `None` for a Unix socket.
     pub(crate) remote: Option<IpAddr>,
+    pub(crate) crowd: Crowd,
 }
 
 /// A request on its way. What is found out about it is noted once, from whichever thread.

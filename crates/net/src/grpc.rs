@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
 use http::Request;
 use hyper::body::Incoming;
 use prost::Message;
@@ -18,7 +17,6 @@ use servable_core::signature::DEFAULT_SIGNATURE;
 use servable_core::usage::{Api, Entrypoint};
 use servable_core::{Code, Signature, Status};
 use servable_wire::fields::Malformed;
-use servable_wire::messages::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};
 use servable_wire::messages::tensorflow::serving::model_spec::VersionChoice;
 use servable_wire::messages::tensorflow::serving::{
     GetModelMetadataRequest, GetModelMetadataResponse, GetModelStatusRequest, GetModelStatusResponse, ModelSpec,
@@ -33,11 +31,10 @@ use crate::body::Share;
 use crate::control;
 use crate::edge::{deadline, edge_status, priority};
 use crate::exchange::{Connection, Exchange, Observed};
-use crate::framing::{
-    GrpcResponse, answered, compressed, framed, framed_message, may_compress, read_message, streamed,
-};
-use crate::health::Health;
+use crate::framing::{GrpcResponse, answered, compressed, framed, framed_message, may_compress, read_message};
+use crate::health::Door;
 use crate::inference;
+use crate::probe;
 use crate::reflection::{self, Version};
 use crate::session;
 
@@ -95,8 +92,12 @@ pub(crate) async fn handle(app: Arc<App>, connection: Arc<Connection>, request: 
             let reload = |app, received| pass_on(app, received, "HandleReloadConfigRequest".to_owned());
             unary_up_to(SMALL_MESSAGE_BYTES, &app, call, reload).await
         }
-        "/grpc.health.v1.Health/Check" if app.settings.health_service => small_unary(&app, call, check_health).await,
-        "/grpc.health.v1.Health/Watch" if app.settings.health_service => watch_health(&app, call).await,
+        "/grpc.health.v1.Health/Check" | "/grpc.health.v1.Health/Watch" if app.settings.health_service => {
+            let answer = probe::health(&app, call.request, Door::Main).await;
+            let status = tonic::Status::from_header_map(answer.headers());
+            exchange.ends(status.map_or(Ok(0), |status| Err(code_of(&status))));
+            answer
+        }
         "/tensorflow.serving.SessionService/SessionRun" if app.settings.session_service => {
             unary(&app, call.asking(Api::SessionRun), session::run).await
         }
@@ -121,10 +122,8 @@ fn code_of(status: &tonic::Status) -> Code {
 
 /// The services that are answered, by their full names.
 pub(crate) fn services(settings: &Settings) -> Vec<&'static str> {
-    let optional = [
-        (settings.health_service, "grpc.health.v1.Health"),
-        (settings.session_service, "tensorflow.serving.SessionService"),
-    ];
+    let optional =
+        [(settings.health_service, probe::SERVICE), (settings.session_service, "tensorflow.serving.SessionService")];
     let mut services = vec!["tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"];
     services.extend(optional.into_iter().filter(|(is_on, _)| *is_on).map(|(_, name)| name));
     services
@@ -356,39 +355,4 @@ fn model_status(
 pub(crate) async fn pass_on(app: Arc<App>, received: Received, method: String) -> Result<Bytes, Status> {
     let answer = control::ask(&app, &method, received.message.to_bytes()).await?;
     framed(answer.len(), |buffer| buffer.extend_from_slice(&answer))
-}
-
-fn check_health(app: &App, _: &Exchange, request: &HealthCheckRequest) -> Result<HealthCheckResponse, Status> {
-    if !Health::knows(&request.service) {
-        return Err(Status::new(Code::NotFound, format!("service {:?} is unknown", request.service)));
-    }
-    Ok(health_answer(app.health.is_ready()))
-}
-
-fn health_answer(ready: bool) -> HealthCheckResponse {
-    const SERVING: i32 = 1;
-    const NOT_SERVING: i32 = 2;
-    HealthCheckResponse { status: if ready { SERVING } else { NOT_SERVING } }
-}
-
-/// Tells the health at once and again whenever it changes.
-async fn watch_health(app: &App, call: Opened) -> GrpcResponse {
-    let exchange = call.exchange();
-    let outcome = watch(app, call).await;
-    exchange.ends(outcome.as_ref().map(|_| 0).map_err(code_of));
-    outcome.map_or_else(|refusal| answered(Err(refusal)), streamed)
-}
-
-async fn watch(app: &App, call: Opened) -> Result<impl Stream<Item = Bytes> + Send + 'static, tonic::Status> {
-    const SERVICE_UNKNOWN: i32 = 3;
-    let share = Arc::new(Share::of(&app.budget));
-    let message = read_message(app, call.request, &share, SMALL_MESSAGE_BYTES, call.deadline).await?;
-    let request: HealthCheckRequest = decode(&message).map_err(|status| edge_status(&status))?;
-    let known = Health::knows(&request.service);
-    let listening = app.listening().map_err(|status| edge_status(&status))?;
-    Ok(app.health.changes().filter_map(move |ready| {
-        let _ = &listening; // for as long as there may be something to tell
-        let answer = if known { health_answer(ready) } else { HealthCheckResponse { status: SERVICE_UNKNOWN } };
-        std::future::ready(framed_message(&answer).ok())
-    }))
 }

@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener};
 use tokio::sync::{Semaphore, watch};
 
-use crate::app::App;
+use crate::app::{App, Crowd};
 use crate::body::Sent;
 use crate::exchange::Connection;
 use crate::framing::GrpcResponse;
@@ -59,6 +59,7 @@ pub(crate) enum Protocol {
     Rest,
     /// Either of them, as the client begins.
     Admin,
+    Monitoring,
 }
 
 /// A listener that is bound but does not accept yet.
@@ -188,8 +189,9 @@ where
         let (app, client, sending) = (Arc::clone(&app), Arc::clone(&client), sending.clone());
         // Boxed: the whole of a call's state is moved several times on its way into a task.
         Box::pin(async move {
+            let crowd = client.crowd;
             let handler = handle(Arc::clone(&app), client, request);
-            Ok::<_, Infallible>(answer(&app, &sending, handler, grpc::overloaded, grpc::panicked).await)
+            Ok::<_, Infallible>(answer(&app, crowd, &sending, handler, grpc::overloaded, grpc::panicked).await)
         })
     });
     let connection = http2::Builder::new(TokioExecutor::new())
@@ -223,8 +225,9 @@ pub(crate) async fn serve_rest<F, H>(
     let service = service_fn(move |request| {
         let (app, client, peer, sending) = (Arc::clone(&app), Arc::clone(&client), peer.clone(), sending.clone());
         Box::pin(async move {
+            let crowd = client.crowd;
             let handler = handle(Arc::clone(&app), client, peer, request);
-            Ok::<_, Infallible>(answer(&app, &sending, handler, rest::overloaded, rest::panicked).await)
+            Ok::<_, Infallible>(answer(&app, crowd, &sending, handler, rest::overloaded, rest::panicked).await)
         })
     });
     let mut http = http1::Builder::new();
@@ -257,13 +260,14 @@ async fn until_done<T>(connection: impl Future<Output = T>, stalls: &Stalls) {
 /// The answer to a request, which is in flight until all of it is sent. One too many is refused before it is looked at.
 async fn answer<B>(
     app: &App,
+    crowd: Crowd,
     stalls: &Stalls,
     handler: impl Future<Output = Response<B>>,
     overloaded: fn() -> Response<B>,
     panicked: fn() -> Response<B>,
 ) -> Response<Sent<B>> {
-    let in_flight = app.begin_request();
-    let response = if app.is_overloaded() { overloaded() } else { survive(handler, panicked).await };
+    let (in_flight, is_too_many) = app.begin(crowd);
+    let response = if is_too_many { overloaded() } else { survive(handler, panicked).await };
     Sent::of(response, in_flight, stalls)
 }
 

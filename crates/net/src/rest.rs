@@ -26,6 +26,7 @@ use crate::body::{Arrived, Patience, Share};
 use crate::coding::{COMPRESSING, InflateError, WORTH_COMPRESSING, accepts_gzip, gzip, inflate};
 use crate::edge::{cut, priority};
 use crate::exchange::{Connection, Exchange, Observed};
+use crate::health::Door;
 use crate::pages;
 use crate::peer::Peer;
 
@@ -50,7 +51,7 @@ pub(crate) async fn handle(
     request: Request<Incoming>,
 ) -> RestResponse {
     let target = target_text(&request);
-    if let Some(page) = pages::find(&app, &request, &target).await {
+    if let Some(page) = pages::find(&app, Door::Main, &request, &target).await {
         return page;
     }
     if !target::is_uri(&target) {

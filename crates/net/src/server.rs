@@ -1,8 +1,9 @@
-//! The engine's network side as a whole: started once, fed with routes, drained at the end.
+//! The engine's network side as a whole: opened early for those who watch over it, started once, fed with routes, drained
+//! at the end.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper_util::server::graceful::GracefulShutdown;
@@ -20,9 +21,10 @@ use crate::app::{App, Gauge, Settings};
 use crate::body::Budget;
 use crate::control::ControlCall;
 use crate::grpc;
-use crate::health::Health;
+use crate::health::{Health, Phase};
 use crate::listen::{Acceptor, Bound, DEFAULT_CONNECTIONS, Protocol};
 use crate::metrics::Metrics;
+use crate::probe;
 use crate::reflection::Reflection;
 use crate::shard::{STACK_BYTES, Shards};
 use crate::tap::Tap;
@@ -41,6 +43,10 @@ const STOP_CHECK: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
 /// What clients have, after the last request, to take its answer.
 const LAST_BYTES: Duration = Duration::from_secs(3);
+/// What those who watch over the server have to take their last answers.
+const LAST_WATCHING: Duration = Duration::from_millis(500);
+/// Connections of theirs.
+const WATCHING_CONNECTIONS: usize = 256;
 
 /// TCP ports that are listened on.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,6 +54,19 @@ pub struct Ports {
     pub grpc: Option<u16>,
     pub rest: Option<u16>,
     pub admin: Option<u16>,
+    pub monitoring: Option<u16>,
+}
+
+impl Ports {
+    fn note(&mut self, protocol: Protocol, listener: &Bound) {
+        let port = match protocol {
+            Protocol::Grpc => &mut self.grpc,
+            Protocol::Rest => &mut self.rest,
+            Protocol::Admin => &mut self.admin,
+            Protocol::Monitoring => &mut self.monitoring,
+        };
+        *port = port.or(listener.port());
+    }
 }
 
 /// Counters of one moment.
@@ -58,8 +77,9 @@ pub struct Snapshot {
     pub requests_total: u64,
 }
 
-enum Phase {
+enum Stage {
     New,
+    /// What opens early is open; the main ports are, too, if `has_started`.
     Running(Box<Running>),
     Stopped,
 }
@@ -69,17 +89,62 @@ struct Running {
     runtime: Runtime,
     /// Only its threads for blocking work are used.
     workers: Runtime,
-    shards: Arc<Shards>,
+    /// What opens early has a thread of its own, so that nothing that clients ask for keeps it from answering.
+    early: Arc<Shards>,
+    shards: Option<Arc<Shards>>,
+    has_started: bool,
     ports: Ports,
+    clients: Entrance,
+    watchers: Entrance,
+}
+
+/// Listeners that close together, and their connections.
+struct Entrance {
     stopping: watch::Sender<bool>,
     listeners: Vec<JoinHandle<()>>,
     graceful: Arc<GracefulShutdown>,
+    /// Connections that may be open at a time.
+    room: Arc<Semaphore>,
+}
+
+impl Entrance {
+    fn new(connections: usize) -> Self {
+        Self {
+            stopping: watch::Sender::new(false),
+            listeners: Vec::new(),
+            graceful: Arc::new(GracefulShutdown::new()),
+            room: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))),
+        }
+    }
+
+    fn open(&mut self, runtime: &Runtime, protocol: Protocol, listener: Bound, shards: &Arc<Shards>) {
+        let acceptor = Acceptor {
+            protocol,
+            shards: Arc::clone(shards),
+            graceful: Arc::clone(&self.graceful),
+            room: Arc::clone(&self.room),
+        };
+        self.listeners.push(runtime.spawn(listener.accept(acceptor, self.stopping.subscribe())));
+    }
+
+    /// Closes the listeners, and the connections as soon as their requests are done; waits for that.
+    async fn close(self) {
+        self.stopping.send_replace(true);
+        for listener in self.listeners {
+            // A listener that panicked is closed as well.
+            let _ = listener.await;
+        }
+        match Arc::into_inner(self.graceful) {
+            Some(graceful) => graceful.shutdown().await,
+            None => std::future::pending().await, // the listeners that shared it are gone: never
+        }
+    }
 }
 
 /// Listeners and the table of routes behind them. All methods may be called from any thread.
 pub struct Server {
     app: Arc<App>,
-    phase: Mutex<Phase>,
+    stage: Mutex<Stage>,
     calls: Mutex<Receiver<ControlCall>>,
 }
 
@@ -91,7 +156,8 @@ impl Server {
         let budget = Budget::new(settings.max_bytes_in_flight.unwrap_or(DEFAULT_BYTES_IN_FLIGHT));
         let (control, calls) = mpsc::sync_channel(WAITING_CALLS);
         let reflection = Reflection::new(&grpc::services(&settings))?;
-        let admin_reflection = Reflection::new(&[admin::SERVICE])?;
+        let admin_reflection = Reflection::new(&[admin::SERVICE, probe::SERVICE])?;
+        let monitoring_reflection = Reflection::new(&[probe::SERVICE])?;
         let access_log = settings.access_log.as_ref().map(AccessLog::open).transpose()?;
         let app = App {
             settings,
@@ -100,6 +166,7 @@ impl Server {
             metrics,
             reflection,
             admin_reflection,
+            monitoring_reflection,
             control,
             tap: Tap::default(),
             access_log,
@@ -109,10 +176,12 @@ impl Server {
             requests: AtomicU64::new(0),
             asked_for: Mutex::default(),
             budget,
+            probes: Gauge::default(),
+            probe_budget: Budget::new(probe::BUDGET_BYTES),
             threads: OnceLock::new(),
             workers: OnceLock::new(),
         };
-        Ok(Self { app: Arc::new(app), phase: Mutex::new(Phase::New), calls: Mutex::new(calls) })
+        Ok(Self { app: Arc::new(app), stage: Mutex::new(Stage::New), calls: Mutex::new(calls) })
     }
 
     /// Replaces the whole table of routes.
@@ -122,12 +191,24 @@ impl Server {
         self.app.routes.publish(routes);
     }
 
-    /// Opens the listeners, all of them or none. From then on the server is ready.
-    pub fn start(&self) -> Result<Ports, Status> {
-        let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
-        let Phase::New = *phase else {
-            return Err(Status::failed_precondition("the server has been started before"));
-        };
+    /// Opens the listeners for those who watch over the server and manage its models, all of them or none. From then
+    /// on it answers how it is. Once it is open this does nothing.
+    pub fn open(&self) -> Result<Ports, Status> {
+        let mut stage = self.stage();
+        self.opened(&mut stage).map(|running| running.ports)
+    }
+
+    fn opened<'a>(&self, stage: &'a mut Stage) -> Result<&'a mut Running, Status> {
+        if let Stage::New = stage {
+            *stage = Stage::Running(Box::new(self.begin()?));
+        }
+        match stage {
+            Stage::Running(running) => Ok(running),
+            Stage::New | Stage::Stopped => Err(started_before()),
+        }
+    }
+
+    fn begin(&self) -> Result<Running, Status> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .max_blocking_threads(self.app.settings.max_threads.unwrap_or_else(default_runs).max(1))
@@ -137,7 +218,7 @@ impl Server {
             .build();
         let runtime =
             runtime.map_err(|error| Status::internal(format!("the accepting thread cannot be started: {error}")))?;
-        let bound = runtime.block_on(self.bind())?;
+        let bound = runtime.block_on(self.bind_early())?;
         self.app.threads.get_or_init(|| {
             let batches = Scheduler::new(runtime.handle().clone(), Arc::clone(&self.app.metrics) as _);
             Threads { runs: runtime.handle().clone(), batches }
@@ -148,30 +229,55 @@ impl Server {
             .build()
             .map_err(|error| Status::internal(format!("threads for large messages cannot be started: {error}")))?;
         self.app.workers.get_or_init(|| workers.handle().clone());
-        let shards = Arc::new(Shards::start(&self.app)?);
-        let mut ports = Ports::default();
-        let (stopping, _) = watch::channel(false);
-        let graceful = Arc::new(GracefulShutdown::new());
-        let room = self.app.settings.max_connections.unwrap_or(DEFAULT_CONNECTIONS).min(Semaphore::MAX_PERMITS);
-        let room = Arc::new(Semaphore::new(room));
-        let mut listeners = Vec::with_capacity(bound.len());
+        let mut running = Running {
+            runtime,
+            workers,
+            early: Arc::new(Shards::start(&self.app, 1)?),
+            shards: None,
+            has_started: false,
+            ports: Ports::default(),
+            clients: Entrance::new(self.app.settings.max_connections.unwrap_or(DEFAULT_CONNECTIONS)),
+            watchers: Entrance::new(WATCHING_CONNECTIONS),
+        };
         for (protocol, listener) in bound {
-            match protocol {
-                Protocol::Grpc => ports.grpc = ports.grpc.or(listener.port()),
-                Protocol::Rest => ports.rest = listener.port(),
-                Protocol::Admin => ports.admin = listener.port(),
-            }
-            let acceptor = Acceptor {
-                protocol,
-                shards: Arc::clone(&shards),
-                graceful: Arc::clone(&graceful),
-                room: Arc::clone(&room),
-            };
-            listeners.push(runtime.spawn(listener.accept(acceptor, stopping.subscribe())));
+            running.ports.note(protocol, &listener);
+            let entrance =
+                if let Protocol::Monitoring = protocol { &mut running.watchers } else { &mut running.clients };
+            entrance.open(&running.runtime, protocol, listener, &running.early);
         }
-        self.app.health.start();
-        *phase = Phase::Running(Box::new(Running { runtime, workers, shards, ports, stopping, listeners, graceful }));
-        Ok(ports)
+        Ok(running)
+    }
+
+    /// Opens the main listeners, all of them or none, and before them those that [`open`](Self::open) has not. From
+    /// then on the server is ready.
+    pub fn start(&self) -> Result<Ports, Status> {
+        let mut stage = self.stage();
+        let running = self.opened(&mut stage)?;
+        if running.has_started {
+            return Err(started_before());
+        }
+        let bound = running.runtime.block_on(self.bind())?;
+        let shards = Arc::new(Shards::start(&self.app, cores())?);
+        for (protocol, listener) in bound {
+            running.ports.note(protocol, &listener);
+            running.clients.open(&running.runtime, protocol, listener, &shards);
+        }
+        running.shards = Some(shards);
+        running.has_started = true;
+        self.app.health.advance(Phase::Ready);
+        Ok(running.ports)
+    }
+
+    async fn bind_early(&self) -> Result<Vec<(Protocol, Bound)>, Status> {
+        let settings = &self.app.settings;
+        let mut bound = Vec::new();
+        if let Some(address) = &settings.monitoring_address {
+            bound.push((Protocol::Monitoring, Bound::tcp(address).await?));
+        }
+        if let Some(address) = &settings.admin_address {
+            bound.push((Protocol::Admin, Bound::tcp(address).await?));
+        }
+        Ok(bound)
     }
 
     async fn bind(&self) -> Result<Vec<(Protocol, Bound)>, Status> {
@@ -186,16 +292,17 @@ impl Server {
         if let Some(address) = &settings.rest_address {
             bound.push((Protocol::Rest, Bound::tcp(address).await?));
         }
-        if let Some(address) = &settings.admin_address {
-            bound.push((Protocol::Admin, Bound::tcp(address).await?));
-        }
         Ok(bound)
+    }
+
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is listened on; nothing before the start.
     pub fn ports(&self) -> Ports {
-        match &*self.phase.lock().unwrap_or_else(PoisonError::into_inner) {
-            Phase::Running(running) => running.ports,
+        match &*self.stage() {
+            Stage::Running(running) => running.ports,
             _ => Ports::default(),
         }
     }
@@ -246,7 +353,7 @@ impl Server {
     }
 
     fn has_stopped(&self) -> bool {
-        matches!(*self.phase.lock().unwrap_or_else(PoisonError::into_inner), Phase::Stopped)
+        matches!(*self.stage(), Stage::Stopped)
     }
 
     /// Waits until no request has been in flight for so long.
@@ -263,48 +370,53 @@ impl Server {
         }
     }
 
-    /// Drains: not ready, no new connections, requests in flight finish. Whether all did before the deadline.
+    /// Not ready from now on, so that clients go elsewhere. Requests are answered as before.
+    pub fn leave(&self) {
+        self.app.health.advance(Phase::Leaving);
+    }
+
+    /// Drains: not ready, no new connections, requests in flight finish. Whether all did before the deadline. Those who
+    /// watch over the server are answered until then.
     pub fn stop(&self, deadline: Duration) -> bool {
-        self.app.health.drain();
-        let phase = std::mem::replace(&mut *self.phase.lock().unwrap_or_else(PoisonError::into_inner), Phase::Stopped);
+        self.app.health.advance(Phase::Draining);
+        let stage = std::mem::replace(&mut *self.stage(), Stage::Stopped);
         // Calls that still wait for the control plane are dropped, which answers them.
-        let Phase::Running(running) = phase else {
+        let Stage::Running(running) = stage else {
             return true;
         };
-        let Running { runtime, workers, shards, stopping, listeners, graceful, .. } = *running;
+        let Running { runtime, workers, early, shards, clients, watchers, .. } = *running;
         let end = Instant::now() + deadline.min(LONGEST_WAIT);
-        stopping.send_replace(true);
         let drained = runtime.block_on(async {
             let drain = async {
-                for listener in listeners {
-                    // A listener that panicked is closed as well.
-                    let _ = listener.await;
-                }
-                let connections = async {
-                    match Arc::into_inner(graceful) {
-                        Some(graceful) => graceful.shutdown().await,
-                        None => std::future::pending().await, // the listeners that shared it are gone: never
-                    }
-                };
                 tokio::select! {
-                    () = connections => self.idle(Duration::ZERO).await,
+                    () = clients.close() => self.idle(Duration::ZERO).await,
                     // A client that does not get on with its next request is not waited for.
                     () = self.idle(LAST_BYTES) => {}
                 }
             };
-            tokio::time::timeout(end.saturating_duration_since(Instant::now()), drain).await.is_ok()
+            let drained = tokio::time::timeout(end.saturating_duration_since(Instant::now()), drain).await.is_ok();
+            self.app.health.advance(Phase::Ended);
+            // What they were asked last is answered at once, or not at all.
+            let _ = tokio::time::timeout(LAST_WATCHING.min(deadline), watchers.close()).await;
+            drained
         });
         runtime.shutdown_background();
         workers.shutdown_background();
         // The listeners are done by now, unless the deadline was shorter than that.
-        if let Some(shards) = Arc::into_inner(shards) {
-            shards.end();
+        for shards in shards.into_iter().chain([early]) {
+            if let Some(shards) = Arc::into_inner(shards) {
+                shards.end();
+            }
         }
         if let Some(log) = &self.app.access_log {
             log.close();
         }
         drained
     }
+}
+
+fn started_before() -> Status {
+    Status::failed_precondition("the server has been started before")
 }
 
 fn default_runs() -> usize {

@@ -16,11 +16,12 @@ use tokio::io::Interest;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::app::{App, Gauge, GaugeGuard};
+use crate::app::{App, Crowd, Gauge, GaugeGuard};
 use crate::authority::TidyAuthority;
 use crate::exchange::Connection;
+use crate::health::Phase;
 use crate::listen::{Protocol, serve_grpc, serve_rest};
-use crate::{admin, grpc, rest};
+use crate::{admin, grpc, probe, rest};
 
 /// TensorFlow's kernels expect as much as a thread usually has.
 pub(crate) const STACK_BYTES: usize = 8 << 20;
@@ -28,6 +29,8 @@ pub(crate) const STACK_BYTES: usize = 8 << 20;
 const LAST_MOMENT: Duration = Duration::from_millis(200);
 /// How long a connection may stay open before anything comes over it; clients open some in advance.
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(600);
+/// The same where connections are few; probes do not open any in advance.
+const FIRST_BYTE_OF_PROBE: Duration = Duration::from_secs(10);
 
 /// How long a client may take for the first bytes of HTTP/2.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(60);
@@ -59,10 +62,9 @@ struct Shard {
 }
 
 impl Shards {
-    /// As many threads as the process may use cores.
-    pub(crate) fn start(app: &Arc<App>) -> Result<Self, Status> {
+    /// So many threads.
+    pub(crate) fn start(app: &Arc<App>, count: usize) -> Result<Self, Status> {
         let failed = |error: io::Error| Status::internal(format!("network threads cannot be started: {error}"));
-        let count = thread::available_parallelism().map_or(1, usize::from);
         let shards = (0..count).map(|_| Shard::start(app)).collect::<io::Result<_>>();
         shards.map(Self).map_err(failed)
     }
@@ -117,19 +119,36 @@ async fn serve(stream: Stream, app: &Arc<App>, protocol: Protocol, watcher: Watc
     match stream {
         Stream::Tcp(stream) => {
             let stream = tokio::net::TcpStream::from_std(stream)?;
-            let client = Connection { remote: stream.peer_addr().ok().map(|address| address.ip().to_canonical()) };
-            if is_used(stream.readable(), app).await {
+            // While clients are drained, those who watch over the server are answered.
+            let end = if let Protocol::Monitoring = protocol { Phase::Ended } else { Phase::Draining };
+            let crowd = if let Protocol::Monitoring = protocol { Crowd::Watchers } else { Crowd::Clients };
+            let remote = stream.peer_addr().ok().map(|address| address.ip().to_canonical());
+            let client = Connection { remote, crowd };
+            if is_used(stream.readable(), app, end).await {
                 let shared = Arc::clone(app);
                 match protocol {
                     Protocol::Rest => serve_rest(stream, shared, client, watcher, rest::handle).await,
                     Protocol::Grpc => {
-                        if greeting(&stream, app).await.is_some() {
+                        if greeting(&stream, app, end).await.is_some() {
                             serve_grpc(stream, shared, client, watcher, grpc::handle).await;
                         }
                     }
-                    Protocol::Admin => match greeting(&stream, app).await {
-                        Some(Greeting::Http2) => serve_grpc(stream, shared, client, watcher, admin::handle_grpc).await,
-                        Some(Greeting::Other) => serve_rest(stream, shared, client, watcher, admin::handle_rest).await,
+                    Protocol::Admin => match greeting(&stream, app, end).await {
+                        Some(Greeting::Http2) => {
+                            serve_grpc(stream, shared, client, watcher, admin::handle_grpc).await;
+                        }
+                        Some(Greeting::Other) => {
+                            serve_rest(stream, shared, client, watcher, admin::handle_rest).await;
+                        }
+                        None => {}
+                    },
+                    Protocol::Monitoring => match greeting(&stream, app, end).await {
+                        Some(Greeting::Http2) => {
+                            serve_grpc(stream, shared, client, watcher, probe::handle_grpc).await;
+                        }
+                        Some(Greeting::Other) => {
+                            serve_rest(stream, shared, client, watcher, probe::handle_rest).await;
+                        }
                         None => {}
                     },
                 }
@@ -137,11 +156,11 @@ async fn serve(stream: Stream, app: &Arc<App>, protocol: Protocol, watcher: Watc
         }
         Stream::Unix(stream) => {
             let stream = tokio::net::UnixStream::from_std(stream)?;
-            if is_used(stream.readable(), app).await {
+            if is_used(stream.readable(), app, Phase::Draining).await {
                 serve_grpc(
                     TidyAuthority::new(stream),
                     Arc::clone(app),
-                    Connection { remote: None },
+                    Connection { remote: None, crowd: Crowd::Clients },
                     watcher,
                     grpc::handle,
                 )
@@ -160,9 +179,9 @@ enum Greeting {
 
 /// How a client begins; `None` if it stops in the midst of the preface of HTTP/2: no other timer runs until all of it is
 /// there. It is only looked at here.
-async fn greeting(stream: &tokio::net::TcpStream, app: &App) -> Option<Greeting> {
+async fn greeting(stream: &tokio::net::TcpStream, app: &App, end: Phase) -> Option<Greeting> {
     const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    let end = Instant::now() + HELLO_TIMEOUT;
+    let timeout = Instant::now() + HELLO_TIMEOUT;
     let mut pause = Duration::from_millis(1);
     let mut seen = [0; PREFACE.len()];
     loop {
@@ -171,22 +190,23 @@ async fn greeting(stream: &tokio::net::TcpStream, app: &App) -> Option<Greeting>
         match stream.peek(&mut seen).await {
             Ok(_) if seen == *PREFACE => return Some(Greeting::Http2),
             Ok(count) if !PREFACE.starts_with(&seen[..count]) => return Some(Greeting::Other),
-            Ok(1..) if !is_closed && Instant::now() < end => {}
+            Ok(1..) if !is_closed && Instant::now() < timeout => {}
             _ => return None,
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = app.health.drained() => return None,
+            () = app.health.reached(end) => return None,
         }
         pause = (2 * pause).min(Duration::from_secs(1));
     }
 }
 
-/// Waits for a connection's first byte; false if none came in time, or before the drain, which it must not hold up.
-async fn is_used(readable: impl Future<Output = io::Result<()>>, app: &App) -> bool {
+/// Waits for a connection's first byte; false if none came in time, or before the phase `end`, which it must not hold up.
+async fn is_used(readable: impl Future<Output = io::Result<()>>, app: &App, end: Phase) -> bool {
+    let timeout = if end == Phase::Ended { FIRST_BYTE_OF_PROBE } else { FIRST_BYTE_TIMEOUT };
     tokio::select! {
         readable = readable => readable.is_ok(),
-        () = app.health.drained() => false,
-        () = tokio::time::sleep(FIRST_BYTE_TIMEOUT) => false,
+        () = app.health.reached(end) => false,
+        () = tokio::time::sleep(timeout) => false,
     }
 }

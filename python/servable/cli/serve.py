@@ -7,16 +7,19 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from servable import logs
 from servable.config.flags import help_text, misdashed, parse
 from servable.config.model_config import ModelConfig
 from servable.config.options import Value
-from servable.config.server_config import config_from
+from servable.config.server_config import config_from, log_options
 from servable.errors import FlagError, ServableError
 
 if TYPE_CHECKING:
     from servable.server import Ports
 
 __all__ = ["serve", "version_text"]
+
+log = logging.getLogger(__name__)
 
 FAILED = 255
 
@@ -47,7 +50,11 @@ def serve(
     try:
         flags = (defaults or {}) | parse(arguments)
     except FlagError as error:
-        print(error.message, file=sys.stderr)
+        if logs.wants_json(arguments):
+            logs.set_up(logs.LogFormat.JSON, logs.LogLevel.INFO)
+            log.error(error.message)
+        else:
+            print(error.message, file=sys.stderr)
         return FAILED
     if flags.get("help"):
         print(help_text(usage))
@@ -55,16 +62,19 @@ def serve(
     if flags.get("version"):
         print(version_text())
         return 0
-    for argument in misdashed(arguments):
-        print(f"unknown argument: {argument}. Flags begin with two dashes: -{argument}", flush=True)
-    _log_to_stderr()
     try:
+        options = log_options(flags)
+        logs.set_up(options.format, options.level)
+        for argument in misdashed(arguments):
+            logs.say(f"unknown argument: {argument}. Flags begin with two dashes: -{argument}", logging.WARNING)
         config = config_from(flags, models)
     except ServableError as error:
-        print(f"Failed to start server. Error: {error.status}")
+        logs.say(f"Failed to start server. Error: {error.status}", logging.ERROR)
         return FAILED
+    from servable import engine
     from servable.server import run
 
+    engine.log_panics(options.format is logs.LogFormat.JSON)
     return run(config, on_ready)
 
 
@@ -84,7 +94,3 @@ def _tensorflow_version() -> str:
         except metadata.PackageNotFoundError:
             continue
     return "not installed"
-
-
-def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -84,6 +84,12 @@ def _network() -> tuple[Option, ...]:
             group,
             "Address of the admin port. Whoever reaches it decides what is served: there is no other protection.",
         ),
+        port(
+            "monitoring_port",
+            0,
+            "TCP port for health and metrics, over REST and gRPC, open while models are still loaded; 0 for none.",
+        ),
+        Option("monitoring_bind_host", Kind.STRING, "", group, "Address of the monitoring port; all if empty."),
         Option(
             "rest_api_timeout_in_ms",
             Kind.INT32,
@@ -125,6 +131,17 @@ def _network() -> tuple[Option, ...]:
             False,
             group,
             "Answer SessionService.SessionRun, which runs any part of a model's graph: for trusted clients only.",
+        ),
+        Option(
+            "drain_grace_seconds",
+            Kind.FLOAT,
+            0.0,
+            group,
+            "How long requests are still accepted after SIGTERM or SIGINT, while /readyz and health checks already say "
+            "no: as long as load balancers take to notice.",
+            unit="s",
+            at_least=0,
+            at_most=1_000_000,
         ),
         Option(
             "drain_timeout_seconds",
@@ -531,6 +548,15 @@ def _behaviour() -> tuple[Option, ...]:
             group,
             "Write a line for each request to this file; - for the standard output. A file that is moved away is made "
             "anew.",
+        ),
+        Option("log_format", Kind.STRING, "text", group, "How the log is written: text, or json for an object a line."),
+        Option(
+            "log_level",
+            Kind.STRING,
+            "info",
+            group,
+            "The least that is logged: debug, info, warning or error. TensorFlow's own lines go by "
+            "TF_CPP_MIN_LOG_LEVEL.",
         ),
     )
 

@@ -19,17 +19,20 @@ from servable.config.options import OPTIONS, Group, Support
 from servable.config.platform_config import PlatformOptions
 from servable.config.session_config import SessionOptions, has_own_threads
 from servable.errors import InvalidArgumentError, MalformedFileError, reading
+from servable.logs import LogFormat, LogLevel
 from servable.types import LimitSpec, ServerSpec, SessionSpec, WarmupOptions
 
 __all__ = [
     "Config",
     "Files",
     "LoadingOptions",
+    "LogOptions",
     "ModelOptions",
     "PlatformSpec",
     "StorageOptions",
     "batch_sizes",
     "config_from",
+    "log_options",
     "read_files",
     "read_models",
 ]
@@ -120,6 +123,8 @@ class Config:
     """If there is one, of `session` and `batching` nothing matters but the number of processors."""
     thread_pool_file: str | None
     monitoring_file: str | None
+    drain_grace_s: float
+    """How long requests are still accepted once a stop is asked for."""
     drain_timeout_s: float
     errors: tuple[str, ...] = ()
     """What to log as errors at start-up although the server runs."""
@@ -184,6 +189,9 @@ def config_from(
         raise InvalidArgumentError(
             "server_options.batching_parameters_file is set without setting server_options.enable_batching to true."
         )
+    for name in ("port", "rest_api_port", "admin_port"):
+        if values["monitoring_port"] == values[name] != 0:
+            raise InvalidArgumentError(f"--monitoring_port and --{name} are both {values[name]}")
     clash = values["rest_api_port"] == values["port"] != 0
     return Config(
         server=_server(values, with_rest=not clash),
@@ -226,10 +234,30 @@ def config_from(
         platform_file=platform_file,
         thread_pool_file=values["thread_pool_factory_config_file"] or None,
         monitoring_file=values["monitoring_config_file"] or None,
+        drain_grace_s=values["drain_grace_seconds"],
         drain_timeout_s=values["drain_timeout_seconds"],
         errors=(f"REST is off: --rest_api_port and --port are both {values['port']}",) if clash else (),
         notes=(*_notes(values), *(_ignored(given) if platform_file else ())),
     )
+
+
+@dataclass(frozen=True)
+class LogOptions:
+    """How the server logs."""
+
+    format: LogFormat
+    level: LogLevel
+
+
+def log_options(flags: FlagValues) -> LogOptions:
+    """What the flags say of the log, which is wanted before anything else is."""
+    format_, level = flags.get("log_format", "text"), flags.get("log_level", "info")
+    try:
+        return LogOptions(LogFormat(format_), LogLevel(level))
+    except ValueError:
+        raise InvalidArgumentError(
+            f"--log_format={format_} --log_level={level}: it has to be text or json; and debug, info, warning or error"
+        ) from None
 
 
 def batch_sizes(name: str, text: str) -> tuple[int, ...]:
@@ -253,6 +281,7 @@ def _server(values: Mapping[str, Any], *, with_rest: bool) -> ServerSpec:
         grpc_socket_path=values["grpc_socket_path"] or None,
         rest_address=_address(host or "::", values["rest_api_port"]) if with_rest else None,
         admin_address=_address(values["admin_bind_host"], values["admin_port"]),
+        monitoring_address=_address(values["monitoring_bind_host"] or "::", values["monitoring_port"]),
         rest_timeout_ms=timeout_ms if timeout_ms > 0 else None,
         cors=values["rest_api_enable_cors_support"],
         check_method_names=values["enable_signature_method_name_check"],
@@ -361,7 +390,7 @@ def read_files(config: Config, codec: Codec) -> Files:
             lambda text: platform_config.check_thread_pools(text, codec),
         )
     metrics_path: str | None = monitoring_config.DEFAULT_PATH
-    if config.monitoring_file and config.server.rest_address:
+    if config.monitoring_file and (config.server.rest_address or config.server.monitoring_address):
         metrics_path = _parse(
             config.monitoring_file,
             monitoring_config.MESSAGE,

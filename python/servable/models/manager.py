@@ -268,6 +268,10 @@ class Manager:
         }
         names = self._keeping.keys() | before.keys()
         self._touched |= {name for name in names if self._keeping.get(name) != before.get(name)}
+        for resolution in self._watched:
+            if resolution.patient:  # it would wait for ever for what is gone
+                for name in before.keys() - self._keeping.keys():
+                    resolution.open.pop(name, None)
 
     def _ask_for(self, name: str, number: int) -> None:
         version = self._models.get(name, {}).get(number)
@@ -341,7 +345,8 @@ class Manager:
             version.error = error
             version.alarm = self._outside.clock() + self._retries.pause_s(version.attempts)
             return
-        log.error("Servable %s cannot be loaded: %s", version, error.status)
+        if version.aspired:
+            log.error("Servable %s cannot be loaded: %s", version, error.status)
         version.end(error)
         if version.aspired and is_full:
             version.alarm = self._outside.clock() + self._retries.interval_s  # others may have gone by then
@@ -627,7 +632,7 @@ class Manager:
             self.routes = table
 
     def _model_routes(self, name: str, versions: Mapping[int, Version]) -> ModelRoutes | None:
-        if not versions:
+        if not versions and name not in self._keeping:
             return None
         keeping = self._keeping.get(name, self._usual)
         # While an old version serves, what replaces it is not waited for.
@@ -636,6 +641,7 @@ class Manager:
         return ModelRoutes(
             versions=tuple(versions[number].route(on_demand=on_demand) for number in sorted(versions, reverse=True)),
             labels=keeping.labels,
+            configured=name in self._keeping,
         )
 
     def _note(self, name: str, versions: Mapping[int, Version]) -> None:

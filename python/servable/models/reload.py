@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import logging
 import threading
 from collections.abc import Callable, Collection, Sequence
@@ -31,9 +32,17 @@ from servable.models.source import FileSystemSource
 from servable.models.state_file import StateFile
 from servable.types import State, VersionRoute
 
-__all__ = ["Listed", "Reloader", "Started", "answer_reload", "unavailable", "watch_config_file"]
+__all__ = ["Listed", "Look", "Reloader", "Started", "answer_reload", "unavailable", "watch_config_file"]
 
 log = logging.getLogger(__name__)
+
+
+class Look(enum.Enum):
+    """Why to look at the configuration file again."""
+
+    PERIODIC = "it is time"
+    ASKED = "somebody wants it"
+    NONE = "no more"
 
 
 @dataclass(frozen=True)
@@ -230,7 +239,11 @@ class Reloader:
         before = {model.name for model in self._models if model.logging is not None}
         for model in models:
             if model.logging is not None and model.name not in before:
-                log.warning("Model %s has a logging_config: this version of servable does not log requests", model.name)
+                log.warning(
+                    "Model %s has a logging_config: this version of servable does not log requests",
+                    model.name,
+                    extra={"model": model.name},
+                )
 
 
 def _is_available(version: VersionRoute) -> bool:
@@ -270,18 +283,21 @@ def answer_reload(request: bytes, reloader: Reloader, codec: Codec) -> bytes:
             )
         reloader.reload(models, Origin.RELOAD)
     except ServableError as error:
-        log.error("ReloadConfig failed: %s", error.message)
+        log.warning("ReloadConfig failed: %s", error.message)
         raise
     metrics = [{"name": name, "int64_value_increase": 0} for name in dict.fromkeys(decoded.get("metric_names", ()))]
     return codec.encode_json("tensorflow.serving.ReloadConfigResponse", json.dumps({"status": {}, "metric": metrics}))
 
 
 def watch_config_file(
-    read: Callable[[], Sequence[ModelConfig] | None], reloader: Reloader, period_s: float, stopped: threading.Event
+    read: Callable[[], Sequence[ModelConfig] | None], reloader: Reloader, next_look: Callable[[], Look]
 ) -> None:
-    """Apply what `read` gives once per period until `stopped`; an error is logged once and changes nothing."""
+    """Apply what `read` gives at each look, for which `next_look` waits.
+
+    An error changes nothing. It is logged once, but whenever somebody has asked for the look.
+    """
     complaint = ""
-    while not stopped.wait(period_s):
+    while (look := next_look()) is not Look.NONE:
         failed = ""
         try:
             models = read()
@@ -289,10 +305,12 @@ def watch_config_file(
             if reloader.is_news(models or ()) or complaint:
                 # Without waiting: the next version of the file may be there to correct this one.
                 reloader.reload(models, wait=False)
+            elif look is Look.ASKED:
+                log.info("The model configuration file has nothing new")
         except MalformedFileError as error:
             failed = f"Failed to read ModelServerConfig file: {error.message}: {error.detail}"
         except ServableError as error:
             failed = f"PollFilesystemAndReloadConfig failed to ReloadConfig: {error.message}"
-        if failed and failed != complaint:
+        if failed and (failed != complaint or look is Look.ASKED):
             log.error(failed)
         complaint = failed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from servable.errors import ServableError
@@ -19,6 +19,10 @@ class Failure:
     version: int | None
     """`None` if there is no version at all."""
     error: ServableError
+
+    @property
+    def log_fields(self) -> Mapping[str, object]:
+        return {"model": self.name, "version": self.version}
 
     def __str__(self) -> str:
         version = "" if self.version is None else f" version: {self.version}"

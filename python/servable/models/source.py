@@ -144,7 +144,7 @@ class FileSystemSource:
         """Log what is remarkable about a model, once for as long as it stays the same."""
         for remark in remarks:
             if remark not in self._remarks[model.name]:
-                log.warning(remark)
+                log.warning(remark, extra={"model": model.name})
         self._remarks[model.name] = remarks
 
 

@@ -78,7 +78,18 @@ class Version:
             servable=self.servable if self.state is State.AVAILABLE else None,
             on_demand=on_demand and self.aspired,
             memory_bytes=self.memory.get("ram", 0) if self.servable is not None else 0,
+            remark=self._trouble if self.state is State.LOADING else "",
         )
+
+    @property
+    def _trouble(self) -> str:
+        """What keeps it from being loaded."""
+        error = self.error or (self.missing if self.incomplete_since is not None else None)
+        return error.status if error else ""
+
+    @property
+    def log_fields(self) -> Mapping[str, object]:
+        return {"model": self.name, "version": self.number}
 
     def __str__(self) -> str:
         return f"{{name: {self.name} version: {self.number}}}"

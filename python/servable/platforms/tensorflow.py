@@ -127,7 +127,12 @@ class TensorFlowPlatform:
         runtime = self._open()
         batched = self._batching(name, path, own)
         if batched is not None:
-            log.info("Wrapping session to perform batch processing: {name: %s version: %s}", name, version)
+            log.info(
+                "Wrapping session to perform batch processing: {name: %s version: %s}",
+                name,
+                version,
+                extra={"model": name, "version": version},
+            )
         session = self._session(name, version, path)
         registered: set[str] = set()
         while True:
@@ -162,7 +167,14 @@ class TensorFlowPlatform:
                 return session
             session = replace(session, config=saved_model_config.overridden(session.config, config, self._codec))
         except (OSError, ValueError) as error:
-            log.warning("Failed to load saved model config: %s/%s in %s: %s", name, version, path, error)
+            log.warning(
+                "Failed to load saved model config: %s/%s in %s: %s",
+                name,
+                version,
+                path,
+                error,
+                extra={"model": name, "version": version},
+            )
             return session
         for field in config.ignored:
             log.warning("%s has %s in its saved model config, which has no effect", path, field)

@@ -123,7 +123,7 @@ class WarmUp:
     def _tried(self, servable: Servable, folder: str) -> Iterable[None]:
         made, left_out = synthesize(json.loads(servable.signatures()), self._options.batch_sizes)
         for signature in left_out:
-            log.info("No warm-up request for signature %s of %s: %s", signature.signature, folder, signature.reason)
+            log.warning("No warm-up request for signature %s of %s: %s", signature.signature, folder, signature.reason)
         refused: set[str] = set()
         for request in made:
             if request.signature in refused:
@@ -133,7 +133,7 @@ class WarmUp:
             except self._engine_error as error:
                 refused.add(request.signature)
                 reason = error.message.partition("\n")[0]
-                log.info("No warm-up request for signature %s of %s: %s", request.signature, folder, reason)
+                log.warning("No warm-up request for signature %s of %s: %s", request.signature, folder, reason)
             else:
                 yield
 

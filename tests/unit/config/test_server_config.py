@@ -9,8 +9,9 @@ from servable.config.batching import BatchingOptions, BatchingParameters, Platfo
 from servable.config.flags import parse
 from servable.config.model_config import LabelRule, ModelConfig
 from servable.config.monitoring_config import DEFAULT_PATH
-from servable.config.server_config import Config, StorageOptions, config_from, read_files
+from servable.config.server_config import Config, LogOptions, StorageOptions, config_from, log_options, read_files
 from servable.errors import InvalidArgumentError, MalformedFileError, NotFoundError
+from servable.logs import LogFormat, LogLevel
 from servable.types import WarmupOptions
 
 from tests.unit.fakes import FakeCodec
@@ -296,3 +297,24 @@ def test_a_platform_file_decides_what_flags_decide_otherwise(tmp_path: Path) -> 
 def test_without_a_platform_file_there_is_one_platform() -> None:
     files = read_files(config("--saved_model_tags=a,b"), FakeCodec())
     assert {name: platform.session.tags for name, platform in files.platforms.items()} == {"tensorflow": ("a", "b")}
+
+
+def test_the_monitoring_port_has_an_address_of_its_own() -> None:
+    assert config().server.monitoring_address is None
+    assert config("--monitoring_port=8503", "--bind_host=127.0.0.1").server.monitoring_address == "[::]:8503"
+    made = config("--monitoring_port=8503", "--monitoring_bind_host=127.0.0.1", "--drain_grace_seconds=5")
+    assert made.server.monitoring_address == "127.0.0.1:8503"
+    assert made.drain_grace_s == 5.0
+
+
+@pytest.mark.parametrize("flag", ["--port=9", "--rest_api_port=9", "--admin_port=9"])
+def test_the_monitoring_port_is_not_shared(flag: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="are both 9"):
+        config("--monitoring_port=9", flag)
+
+
+def test_the_log_is_described_by_flags() -> None:
+    assert log_options(parse([])) == LogOptions(LogFormat.TEXT, LogLevel.INFO)
+    assert log_options(parse(["--log_format=json", "--log-level=error"])) == LogOptions(LogFormat.JSON, LogLevel.ERROR)
+    with pytest.raises(InvalidArgumentError, match="text or json"):
+        log_options(parse(["--log_format=xml"]))

@@ -813,3 +813,51 @@ class TestOddTimes:
         assert world.states("b") == {1: "END"}
         world.work()
         assert world.states("c") == {1: "AVAILABLE"}
+
+
+def test_a_configured_model_is_published_before_it_has_a_version_and_told_apart_from_one_that_is_gone() -> None:
+    world = World()
+    world.configure(ModelConfig("m", "/m"))
+    assert world.routes == {"m": ModelRoutes((), {})}
+    world.aspire(1)
+    world.work()
+    assert world.routes["m"].configured
+    world.configure()
+    world.aspire()
+    world.work()
+    assert not world.routes["m"].configured
+    assert [version.state for version in world.routes["m"].versions] == ["END"]
+
+
+def test_what_keeps_a_version_from_being_loaded_is_published_until_it_is() -> None:
+    world = World(retries=1)
+
+    def remark() -> tuple[str, str]:
+        (version,) = world.routes["m"].versions
+        return version.remark, version.error_code
+
+    world.incomplete.add("/m/1")
+    world.aspire(1)
+    world.fetch()
+    assert remark() == ("UNAVAILABLE: half of it", "OK")
+    world.incomplete.clear()
+    world.errors["/m/1"] = ServableError("broken", code="UNKNOWN")
+    world.pass_time(0.5)
+    world.work()
+    assert remark() == ("UNKNOWN: broken", "OK")
+    world.errors.clear()
+    world.pass_time(60.0)
+    world.work()
+    assert remark() == ("", "OK")
+
+
+def test_a_model_that_is_not_configured_any_more_is_not_waited_for() -> None:
+    world = World()
+    world.configure(ModelConfig("m", "/m"), ModelConfig("n", "/n"))
+    resolution = world.watch("m", "n")
+    world.aspire(1)
+    world.work()
+    assert not resolution.wait(0)
+    world.configure(ModelConfig("m", "/m"))
+    assert resolution.wait(0)
+    assert not resolution.failures

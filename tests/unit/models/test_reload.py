@@ -13,7 +13,7 @@ from servable.models.loader import Loader, Prepared
 from servable.models.manager import Manager, Outside, Pools, Retries
 from servable.models.overlay import Origin
 from servable.models.pool import Pool, ThreadPool
-from servable.models.reload import Reloader, answer_reload, unavailable, watch_config_file
+from servable.models.reload import Look, Reloader, answer_reload, unavailable, watch_config_file
 from servable.models.source import Aspired, FileSystemSource
 from servable.models.state_file import StateFile
 
@@ -384,29 +384,18 @@ def test_unavailable_models_in_the_words_of_tensorflow_serving() -> None:
     assert unavailable("servable(s)", []).status == "UNKNOWN: 0 servable(s) did not become available: {}"
 
 
-class Ticks(threading.Event):
-    """An event that is set after a number of waits, none of which takes time."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self._left = count
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self._left -= 1
-        return self._left < 0
-
-
 def test_the_watched_file_is_applied_when_it_changes(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.start(A)
-    contents = iter([[A], [A, B], [A, B], None, None, [B]])
+    contents = iter([[A], [A, B], [A, B], None, None, [B], [B]])
     seen = []
 
     def read() -> list[ModelConfig] | None:
         seen.append(world.reloader.models)
         return next(contents)
 
-    watch_config_file(read, world.reloader, 1.0, Ticks(6))
-    assert [len(models) for models in seen] == [1, 1, 2, 2, 2, 2]
+    looks = iter([*[Look.PERIODIC] * 6, Look.ASKED, Look.NONE])
+    watch_config_file(read, world.reloader, lambda: next(looks))
+    assert [len(models) for models in seen] == [1, 1, 2, 2, 2, 2, 1]
     assert world.reloader.models == (B,)
     complaints = [record.message for record in caplog.records if "failed to ReloadConfig" in record.message]
     assert len(complaints) == 1

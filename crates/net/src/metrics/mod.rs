@@ -457,6 +457,7 @@ mod tests {
     use servable_core::{Endpoint, Signature, Status, Tensor};
 
     use super::*;
+    use crate::app::Crowd;
     use crate::exchange::Connection;
 
     struct Nothing;
@@ -481,6 +482,7 @@ mod tests {
                 error: None,
                 servable: Some(Arc::clone(servable)),
                 on_demand: false,
+                remark: String::new(),
                 memory_bytes: 12,
             };
             let versions = &mut models.entry(servable.name().to_owned()).or_default().versions;
@@ -490,7 +492,7 @@ mod tests {
     }
 
     fn exchange(model: &str, api: Api, entrypoint: Entrypoint) -> Exchange {
-        let connection = Arc::new(Connection { remote: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)) });
+        let connection = Arc::new(Connection { remote: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), crowd: Crowd::Clients });
         let exchange = Exchange::new(connection, entrypoint, Method::POST, String::new());
         exchange.asks(api);
         exchange.names(model);

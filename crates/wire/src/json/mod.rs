@@ -33,4 +33,5 @@ pub use document::Document;
 pub use dump::dump;
 pub use examples::write_computed;
 pub use status::{write_error, write_metadata, write_status};
+pub use text::quote;
 pub use write::write_predict;

@@ -74,10 +74,23 @@ mod tests {
 
     #[test]
     fn versions_tell_their_state_and_error() {
-        let fine =
-            VersionStatus { state: State::Available, error: None, servable: None, on_demand: false, memory_bytes: 0 };
+        let fine = VersionStatus {
+            state: State::Available,
+            error: None,
+            servable: None,
+            on_demand: false,
+            memory_bytes: 0,
+            remark: String::new(),
+        };
         let error = Some(Status::not_found("no \"file\""));
-        let ended = VersionStatus { state: State::End, error, servable: None, on_demand: false, memory_bytes: 0 };
+        let ended = VersionStatus {
+            state: State::End,
+            error,
+            servable: None,
+            on_demand: false,
+            memory_bytes: 0,
+            remark: String::new(),
+        };
         assert_eq!(
             text(write_status(&[(7, &fine), (3, &ended)])),
             r#"{"model_version_status": [{"version": "7", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}, {"version": "3", "state": "END", "status": {"error_code": "NOT_FOUND", "error_message": "no \"file\""}}]}"#

@@ -78,7 +78,7 @@ pub(super) fn shown(name: &str) -> Cow<'_, str> {
 ///
 /// That makes such an answer broken JSON for strict readers, as it does in the original. Replacing the bytes would
 /// please the reader and lose the data; a model that answers with bytes names its output `…_bytes`.
-pub(super) fn quote(string: &[u8], out: &mut Vec<u8>) {
+pub fn quote(string: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
     let mut rest = string;
     loop {

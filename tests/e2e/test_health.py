@@ -1,0 +1,290 @@
+"""How a server tells how it is: while it starts, while it serves, while it goes; and what signals do to it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.health_client import HealthClient
+from tests.e2e.rest_client import Answer, Rest
+from tests.e2e.server import (
+    DEADLINE_S,
+    HALF_PLUS_TWO,
+    MODELS,
+    Model,
+    ServerProcess,
+    accepts,
+    command,
+    config_text,
+    free_ports,
+    run_to_end,
+    serving,
+    wait_until,
+)
+from tests.e2e.test_shutdown import begin_slow_rest, read_to_end
+
+PREDICT = {"instances": [2.0]}
+VERSION = next(HALF_PLUS_TWO.iterdir())
+
+
+def get(port: int, path: str, **headers: str) -> Answer:
+    with Rest(port) as rest:
+        return rest.get(path, **headers)
+
+
+@contextmanager
+def starting(folder: Path, models: list[Model], *flags: str) -> Iterator[tuple[ServerProcess, int, int]]:
+    """A server that has been started, and its ports for monitoring and administration."""
+    monitoring, admin = free_ports(2)
+    config = folder / "models.config"
+    config.write_text(config_text(models))
+    ports = [f"--monitoring_port={monitoring}", "--monitoring_bind_host=127.0.0.1", f"--admin_port={admin}"]
+    with ServerProcess([f"--model_config_file={config}", *ports, *flags], folder / "server.log") as server:
+        server.wait_for(lambda: accepts(monitoring), "the monitoring port opens")
+        yield server, monitoring, admin
+
+
+def write_broken(base: Path) -> Path:
+    (base / "1").mkdir(parents=True)
+    (base / "1" / "saved_model.pb").write_bytes(b"this is no model")
+    return base
+
+
+def test_early_ports_tell_the_truth_until_the_main_ports_open(tmp_path: Path) -> None:
+    (tmp_path / "late").mkdir()
+    broken = write_broken(tmp_path / "bad")
+    models = [Model("m", HALF_PLUS_TWO), Model("late", tmp_path / "late"), Model("bad", broken)]
+    with (
+        starting(tmp_path, models, "--max_num_load_retries=0") as (server, monitoring, admin),
+        HealthClient(monitoring) as health,
+    ):
+        server.wait_for(lambda: b"model bad version 1: END: " in get(monitoring, "/readyz").body, "one has failed")
+        server.wait_for(lambda: get(monitoring, "/readyz?verbose").json["available"] == 1, "one is there")
+        assert get(monitoring, "/livez").status == 200
+        answer = get(monitoring, "/readyz")
+        assert answer.status == 503
+        assert answer.body.startswith(b"starting\n")
+        assert b"model late: NO_VERSION\n" in answer.body
+        for report in (get(monitoring, "/readyz?verbose"), get(admin, "/readyz", Accept="application/json")):
+            assert report.status == 503
+            assert (report.json["ready"], report.json["phase"], report.json["models"]) == (False, "starting", 3)
+            assert {model["name"] for model in report.json["unavailable"]} >= {"bad", "late"}
+        assert get(monitoring, "/readyz/models/bad").status == 503
+        assert get(monitoring, "/readyz/models/nobody").status == 404
+        assert get(monitoring, "/metrics").status == get(monitoring, "/monitoring/prometheus/metrics").status == 200
+        assert get(monitoring, "/v1/models/m").status == 404
+        assert b'"m"' in get(admin, "/admin/v1/models").body, "the admin port works meanwhile"
+        assert not accepts(server.rest_port)
+        assert not accepts(server.grpc_port)
+
+        assert health.check() == health.check("model/bad") == "NOT_SERVING"
+        assert health.check("model/nobody") == "NOT_FOUND"
+        everything, late, nobody = health.watch(), health.watch("model/late"), health.watch("model/nobody")
+        assert (next(everything), next(late), next(nobody)) == ("NOT_SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
+
+        shutil.copytree(VERSION, broken / "1", dirs_exist_ok=True)
+        server.wait_for(lambda: b"model bad" not in get(monitoring, "/readyz").body, "what was broken is tried again")
+        shutil.copytree(VERSION, tmp_path / "late" / "1")
+        server.wait_ready()
+        assert (next(everything), next(late)) == ("SERVING", "SERVING")
+        for port in (monitoring, admin, server.rest_port):
+            assert get(port, "/readyz").body == b"ready\n"
+            assert get(port, "/readyz/models/late").body == b"ready\n"
+        for service in ("ModelService", "PredictionService", "tensorflow.serving.PredictionService", "model/m"):
+            assert health.check(service) == "SERVING"
+
+
+def test_the_main_port_knows_the_names_that_the_original_knows(tmp_path: Path) -> None:
+    models = [Model("m", HALF_PLUS_TWO)]
+    with (
+        serving(models, tmp_path, "--enable_grpc_healthcheck_service") as server,
+        HealthClient(server.grpc_port) as health,
+    ):
+        assert health.check("PredictionService") == health.check("model/m") == "SERVING"
+        assert health.check("tensorflow.serving.PredictionService") == "NOT_FOUND"
+
+
+def test_one_bad_model_does_not_take_the_server_out_of_service(tmp_path: Path) -> None:
+    models = [Model("m", HALF_PLUS_TWO), Model("half/two", HALF_PLUS_TWO)]
+    with (
+        starting(tmp_path, models, "--max_num_load_retries=0") as (server, monitoring, admin),
+        HealthClient(monitoring) as health,
+    ):
+        server.wait_ready()
+        bad, gone = health.watch("model/bad"), health.watch("model/m")
+        assert (next(bad), next(gone)) == ("SERVICE_UNKNOWN", "SERVING")
+        with Rest(admin) as rest:
+            config = {"name": "bad", "base_path": str(write_broken(tmp_path / "bad")), "model_platform": "tensorflow"}
+            assert rest.send("PUT", "/admin/v1/models/bad?wait=false", config).status == 200
+            assert rest.send("DELETE", "/admin/v1/models/m").status == 200
+        assert next(bad) == "NOT_SERVING"
+        assert next(gone) in ("NOT_SERVING", "SERVICE_UNKNOWN")
+
+        one = "/readyz/models/bad?verbose"
+        server.wait_for(lambda: get(monitoring, one).json["model"]["state"] == "END", "it has failed")
+        answer = get(monitoring, one)
+        assert answer.status == 503
+        assert answer.json["model"]["version"] == 1
+        assert answer.json["model"]["error"]
+        assert get(monitoring, "/readyz/models/m").status == 404
+        assert get(monitoring, "/readyz/models/half%2Ftwo").status == 200
+        everything = get(server.rest_port, "/readyz")
+        assert everything.status == 200
+        assert everything.body.startswith(b"ready\nmodel bad version 1: END: ")
+        assert health.check() == "SERVING"
+
+
+def test_a_model_that_is_removed_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    models = [Model("m", HALF_PLUS_TWO), Model("empty", tmp_path / "empty")]
+    with starting(tmp_path, models) as (server, monitoring, admin), Rest(admin) as rest:
+        server.wait_for(lambda: b"model empty: NO_VERSION" in get(monitoring, "/readyz").body, "it is known")
+        assert rest.send("DELETE", "/admin/v1/models/empty").status == 200
+        server.wait_ready()
+
+
+def test_load_balancers_get_time_to_notice_and_requests_time_to_finish(tmp_path: Path) -> None:
+    models = [Model("slow", MODELS / "slow"), Model("m", HALF_PLUS_TWO)]
+    flags = ("--drain_grace_seconds=2", "--drain_timeout_seconds=60")
+    with (
+        starting(tmp_path, models, *flags) as (server, monitoring, _),
+        HealthClient(monitoring) as health,
+        begin_slow_rest(server.wait_ready().rest_port, 5000) as connection,
+    ):
+        changes = health.watch()
+        assert next(changes) == "SERVING"
+        server.signal()
+        assert next(changes) == "NOT_SERVING"
+        with Rest(server.rest_port) as rest:
+            assert rest.predict("m", PREDICT).status == 200, "new requests are still accepted"
+            assert rest.get("/readyz").status == 503
+        assert get(monitoring, "/readyz").body == b"draining\n"
+        assert get(monitoring, "/readyz/models/m").status == 503
+        assert health.check("model/m") == "NOT_SERVING"
+        server.wait_for(lambda: not accepts(server.rest_port), "the grace period ends")
+        assert get(monitoring, "/livez").status == 200
+        assert get(monitoring, "/readyz").status == 503
+        assert read_to_end(connection).startswith(b"HTTP/1.1 200 OK\r\n")
+        assert server.exit_code() == 0
+
+
+def test_watchers_do_not_hold_up_the_end(tmp_path: Path) -> None:
+    with (
+        starting(tmp_path, [Model("m", HALF_PLUS_TWO)], "--drain_timeout_seconds=600") as (server, monitoring, _),
+        HealthClient(monitoring) as health,
+        socket.create_connection(("127.0.0.1", monitoring)),
+    ):
+        changes = health.watch("model/m")
+        assert next(changes) in ("SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
+        server.wait_ready().signal()
+        assert server.exit_code() == 0
+
+
+def test_a_second_signal_ends_the_grace_period(tmp_path: Path) -> None:
+    with serving([Model("m", HALF_PLUS_TWO)], tmp_path, "--drain_grace_seconds=600") as server:
+        server.signal()
+        server.wait_for(lambda: get(server.rest_port, "/readyz").status == 503, "it is not ready")
+        server.signal(signal.SIGINT)
+        assert server.exit_code() == 128 + signal.SIGINT
+
+
+def test_watchers_and_probes_beyond_number_shut_nobody_out(tmp_path: Path) -> None:
+    with starting(tmp_path, [Model("m", HALF_PLUS_TWO)]) as (server, monitoring, _):
+        server.wait_ready()
+        connections = [socket.create_connection(("127.0.0.1", monitoring)) for _ in range(300)]
+        try:
+            with Rest(server.rest_port) as rest:
+                assert rest.predict("m", PREDICT).status == 200
+        finally:
+            for connection in connections:
+                connection.close()
+        server.wait_for(lambda: get(monitoring, "/livez").status == 200, "there is room again")
+
+
+def test_probes_are_answered_while_requests_are_refused(tmp_path: Path) -> None:
+    models = [Model("slow", MODELS / "slow")]
+    with (
+        starting(tmp_path, models, "--max_requests_in_flight=1") as (server, monitoring, _),
+        HealthClient(monitoring) as health,
+        begin_slow_rest(server.wait_ready().rest_port),
+    ):
+        assert get(server.rest_port, "/v1/models/slow").status == 503, "it has enough to do"
+        assert get(monitoring, "/livez").status == get(monitoring, "/readyz").status == 200
+        assert health.check() == "SERVING"
+
+
+def test_ports_of_their_own_cannot_be_shared(tmp_path: Path) -> None:
+    done = run_to_end("tensorflow_model_server", f"--model_base_path={tmp_path}", "--port=9", "--monitoring_port=9")
+    assert done.returncode == 255
+    assert "--monitoring_port and --port are both 9" in done.stdout
+
+
+def test_a_hangup_has_the_configuration_file_read_again(tmp_path: Path) -> None:
+    config = tmp_path / "models.config"
+    with serving([Model("a", HALF_PLUS_TWO)], tmp_path) as server, Rest(server.rest_port) as rest:
+        config.write_text(config_text([Model("a", HALF_PLUS_TWO), Model("b", HALF_PLUS_TWO)]))
+        server.signal(signal.SIGHUP)
+        server.wait_for(lambda: list(rest.states("b").values()) == ["AVAILABLE"], "the new model is there")
+        config.write_text("nonsense")
+        complaint = "Failed to read ModelServerConfig file"
+        server.signal(signal.SIGHUP)
+        server.wait_for(lambda: server.log.count(complaint) == 1, "whoever asks is told")
+        server.signal(signal.SIGHUP)
+        server.wait_for(lambda: server.log.count(complaint) == 2, "whoever asks again is told again")
+        assert rest.predict("a", PREDICT).status == 200
+
+
+def test_a_hangup_ends_a_server_that_has_no_file_to_read(tmp_path: Path) -> None:
+    flags = [f"--model_base_path={HALF_PLUS_TWO}"]
+    with ServerProcess(flags, tmp_path / "log") as server:
+        server.wait_ready().signal(signal.SIGHUP)
+        assert server.exit_code() == -signal.SIGHUP
+
+
+def caught(pid: int) -> set[int]:
+    """The signals that a process has handlers for."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (mask,) = [int(line.split()[1], 16) for line in lines if line.startswith("SigCgt:")]
+    return {number for number in range(1, 65) if mask >> (number - 1) & 1}
+
+
+def test_handlers_are_installed_while_models_are_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with starting(tmp_path, [Model("m", tmp_path / "empty")]) as (server, _, _):
+        wanted = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+        server.wait_for(lambda: wanted <= caught(server.process.pid), "handlers are there")
+        server.signal()
+        assert server.exit_code() == 0
+
+
+CONTAINER = ["unshare", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_the_first_process_of_a_container_hears_signals(tmp_path: Path, signals: int) -> None:
+    if shutil.which("unshare") is None or subprocess.run([*CONTAINER, "true"], capture_output=True).returncode != 0:
+        pytest.skip("this machine does not let us make a namespace of processes")
+    (rest_port,) = free_ports(1)
+    flags = ["--port=0", f"--rest_api_port={rest_port}", "--bind_host=127.0.0.1", f"--model_base_path={HALF_PLUS_TWO}"]
+    flags += [f"--grpc_socket_path={tmp_path / 'socket'}", "--drain_grace_seconds=" + ("0" if signals == 1 else "600")]
+    with (tmp_path / "log").open("wb") as log:
+        outer = subprocess.Popen([*CONTAINER, command("tensorflow_model_server"), *flags], stdout=log, stderr=log)
+        try:
+            wait_until(lambda: accepts(rest_port), "the server opens its port")
+            inner = int(Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text())
+            assert Path(f"/proc/{inner}/status").read_text().split("NSpid:")[1].split("\n")[0].split()[-1] == "1"
+            os.kill(inner, signal.SIGTERM)
+            if signals == 2:
+                wait_until(lambda: get(rest_port, "/readyz").status == 503, "the first signal is heard")
+                os.kill(inner, signal.SIGTERM)
+            assert outer.wait(DEADLINE_S) == (0 if signals == 1 else 128 + signal.SIGTERM)
+        finally:
+            outer.kill()
