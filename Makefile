@@ -80,8 +80,9 @@ format: install ## Put everything into shape
 	$(BIN)/ruff check --fix python tests tools benches fuzz
 	$(BIN)/ruff format python tests tools benches fuzz
 
-soak: install ## Change versions of three models SOAK_SWAPS (200) times each, with everything going wrong that can
+soak: install $(BENCH_TOOLS) ## Versions come and go while everything goes wrong (SOAK_SWAPS, 200), then an hour of mixed load (SOAK_MINUTES)
 	SERVABLE_SOAK_SWAPS=$(or $(SOAK_SWAPS),200) $(BIN)/pytest tests/e2e/test_never_lose.py --timeout=3600 -s
+	$(BIN)/python benches/soak.py --minutes=$(or $(SOAK_MINUTES),60)
 
 bench: install $(BENCH_TOOLS) ## Measure speed beside a native gRPC echo, changes of versions, many models, and batching
 	$(BIN)/python benches/run.py
@@ -94,6 +95,7 @@ bench-quick: install $(BENCH_TOOLS) ## The same, briefly: does it still work?
 	$(BIN)/python benches/quiet.py --quick
 	$(BIN)/python benches/many.py --models=20 --seconds=1
 	$(BIN)/python benches/batching.py --quick
+	$(BIN)/python benches/soak.py --quick
 
 wheel: $(TOOLS) own-target ## Build the abi3 wheel into dist/
 	$(BIN)/maturin build --release --locked --out dist
