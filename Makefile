@@ -12,7 +12,7 @@ ENGINE := $(VENV)/.engine
 TOOLS := $(VENV)/.tools
 BENCH_TOOLS := $(VENV)/.bench-tools
 
-.PHONY: own-target help install demo test test-rust test-python test-compat fuzz soak check format wheel clean
+.PHONY: own-target help install demo test test-rust test-python test-compat fuzz soak check format wheel sbom clean
 .PHONY: bench bench-quick
 
 help: ## List what there is
@@ -62,10 +62,11 @@ fuzz: export CARGO_TARGET_DIR := $(CARGO_TARGET_DIR)-fuzz
 fuzz: ## Odd bytes for every decoder, FUZZ_SECONDS (20) each
 	fuzz/run.sh $(FUZZ_SECONDS)
 
-check: install own-target ## Format, lint, types, licences
+check: install own-target ## Format, lint, types, licences, known weaknesses
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; else tools/check_licences.sh; fi
+	tools/audit_rust.sh
+	$(BIN)/python tools/audit_python.py
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	$(BIN)/ruff format --check python tests tools benches fuzz
 	$(BIN)/ruff check python tests tools benches fuzz
@@ -99,6 +100,9 @@ bench-quick: install $(BENCH_TOOLS) ## The same, briefly: does it still work?
 
 wheel: $(TOOLS) own-target ## Build the abi3 wheel into dist/
 	$(BIN)/maturin build --release --locked --out dist
+
+sbom: $(TOOLS) ## What a release is made of, as CycloneDX, into dist/; needs cargo-cyclonedx
+	tools/make_sbom.sh $(BIN) dist
 
 clean: ## Remove what was built here
 	rm -rf $(VENV) dist python/servable/*.so
