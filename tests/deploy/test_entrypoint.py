@@ -113,7 +113,7 @@ def test_a_real_server_answers_is_healthy_and_ends_with_0(tmp_path: Path) -> Non
 
     def health() -> int:
         url = f"http://127.0.0.1:{rest_port}/readyz"
-        command = [sys.executable, HEALTHCHECK]
+        command = [sys.executable, str(HEALTHCHECK)]
         done = subprocess.run(command, env={**os.environ, "HEALTH_URL": url}, capture_output=True, check=False)
         return done.returncode
 
