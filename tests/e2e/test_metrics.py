@@ -173,3 +173,13 @@ def test_the_dashboard_asks_for_metrics_that_there_are(server: ServerProcess) ->
     assert asked
     for name in re.findall(r"\b(?:servable|process)_\w+", " ".join(asked)):
         assert name in known or re.sub("_(bucket|sum|count)$", "", name) in known, name
+
+
+def test_lines_are_json_if_the_log_is(tmp_path: Path) -> None:
+    flags = (f"--access_log={tmp_path}/access.log", "--log_format=json")
+    with serving([Model("half", MODELS / "half")], tmp_path, *flags) as server, Rest(server.rest_port) as rest:
+        assert rest.predict("half", {"instances": [1.0]}).status == 200
+    # The server has ended: what waited is written.
+    (line,) = (tmp_path / "access.log").read_text().splitlines()
+    told = json.loads(line)
+    assert (told["model"], told["version"], told["status"]) == ("half", "7", 200)

@@ -292,6 +292,7 @@ def _server(values: Mapping[str, Any], *, with_rest: bool) -> ServerSpec:
         strict_json=values["rest_api_strict_json"],
         compress_answers=values["enable_response_compression"],
         access_log=values["access_log"] or None,
+        access_log_json=values["log_format"] == LogFormat.JSON.value,
         max_threads=values["grpc_max_threads"] or None,
         limits=LimitSpec(**{name: values[name] for name in LimitSpec.__dataclass_fields__}),
     )
