@@ -163,6 +163,8 @@ class ServerSpec:
     """File for a line per request, `-` for the standard output; `None` for no such lines."""
     access_log_json: bool = False
     """The lines are objects of JSON."""
+    traces: str | None = None
+    """Traces are made and sent by OTLP, over `grpc` or `http/protobuf`; `None` for no traces."""
     max_threads: int | None = None
     """Most runs at a time outside the network threads; `None` for the engine's default."""
     limits: LimitSpec = field(default_factory=LimitSpec)

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use servable_core::routes::{ModelRoutes as CoreModelRoutes, Routes, State, VersionStatus};
 use servable_core::{Code, Limits, Status};
-use servable_net::{AccessLogSettings, Server as NetServer, Settings};
+use servable_net::{AccessLogSettings, Server as NetServer, Settings, TraceProtocol};
 use servable_wire::json::Dialect;
 
 use crate::error::raised;
@@ -51,6 +51,7 @@ struct ServerSpec {
     metrics_unasked: bool,
     access_log: Option<String>,
     access_log_json: bool,
+    traces: Option<String>,
     max_threads: Option<usize>,
     limits: LimitSpec,
 }
@@ -84,6 +85,10 @@ impl From<ServerSpec> for Settings {
             compress_answers: spec.compress_answers,
             metrics_path: spec.metrics_path,
             metrics_unasked: spec.metrics_unasked,
+            traces: spec.traces.map(|protocol| match protocol.as_str() {
+                "grpc" => TraceProtocol::Grpc,
+                _ => TraceProtocol::HttpProtobuf,
+            }),
             access_log: spec.access_log.map(|path| AccessLogSettings { path, json: spec.access_log_json }),
             max_threads: spec.max_threads,
             max_connections: given.max_connections,

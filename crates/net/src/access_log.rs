@@ -178,6 +178,9 @@ fn each_field(exchange: &Exchange, mut field: impl FnMut(&str, Value<'_>)) {
             field(&format!("{stage}_us"), Value::Number(took.as_micros() as u64));
         }
     }
+    if let Some(trace_id) = exchange.trace_id() {
+        field("trace_id", Value::Text(trace_id));
+    }
     if let Some(batch) = exchange.progress.batch() {
         field("batch_rows", Value::Number(batch.rows as u64));
     }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use http::HeaderMap;
 use servable_core::examples::{self, Computed, Plan, Task};
 use servable_core::predict::{self, Call};
 use servable_core::progress::Mark;
@@ -31,6 +32,7 @@ use crate::health::Health;
 use crate::metrics::{Metrics, Moment};
 use crate::reflection::Reflection;
 use crate::tap::Tap;
+use crate::trace::{TraceProtocol, Tracing};
 
 const DEFAULT_REQUESTS_IN_FLIGHT: usize = 10_000;
 /// Requests that may be at work on the monitoring port, those among them that watch.
@@ -81,6 +83,8 @@ pub struct Settings {
     /// Nobody has asked for metrics: they are there all the same.
     pub metrics_unasked: bool,
     pub access_log: Option<AccessLogSettings>,
+    /// Traces are made, and sent like this.
+    pub traces: Option<TraceProtocol>,
     /// Most runs at a time outside the network threads.
     pub max_threads: Option<usize>,
     pub max_connections: Option<usize>,
@@ -132,6 +136,7 @@ pub(crate) struct App {
     pub(crate) control: SyncSender<ControlCall>,
     pub(crate) tap: Tap,
     pub(crate) access_log: Option<AccessLog>,
+    pub(crate) tracing: Option<Tracing>,
     pub(crate) connections: Gauge,
     pub(crate) in_flight: Gauge,
     /// Those in flight that have not come yet.
@@ -192,9 +197,17 @@ impl App {
             connections: self.connections.value(),
             in_flight: self.in_flight.value(),
             bytes_in_flight: self.budget.held() as u64,
+            spans: self.tracing.as_ref().map(Tracing::counts),
             lost_lines: self.access_log.as_ref().map(AccessLog::dropped),
         };
         page(&self.metrics, &moment)
+    }
+
+    /// Notes which trace a request belongs to.
+    pub(crate) fn trace(&self, exchange: &Exchange, headers: &HeaderMap) {
+        if let Some(tracing) = &self.tracing {
+            exchange.continues(tracing.context(headers));
+        }
     }
 
     /// Keeps count of a request that is done with.
@@ -206,6 +219,9 @@ impl App {
                 series.note(exchange.code(), &exchange.progress, bytes.0, bytes.1);
             }
             _ => self.metrics.refused(exchange, |model| self.routes.current().models.contains_key(model)),
+        }
+        if let Some(tracing) = &self.tracing {
+            tracing.note(exchange);
         }
         if let Some(log) = &self.access_log {
             log.note(exchange);

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use http::{Method, StatusCode};
+use opentelemetry::Context;
 use servable_core::Code;
 use servable_core::progress::{Mark, Progress};
 use servable_core::servable::Servable;
@@ -28,6 +29,8 @@ pub(crate) struct Exchange {
     /// The path of a gRPC method, or a REST target.
     pub(crate) target: String,
     pub(crate) progress: Arc<Progress>,
+    trace_context: OnceLock<Context>,
+    trace_id: OnceLock<String>,
     api: OnceLock<Api>,
     model: OnceLock<String>,
     servable: OnceLock<Arc<Servable>>,
@@ -49,6 +52,8 @@ impl Exchange {
             method,
             target,
             progress: Arc::default(),
+            trace_context: OnceLock::new(),
+            trace_id: OnceLock::new(),
             api: OnceLock::new(),
             model: OnceLock::new(),
             servable: OnceLock::new(),
@@ -59,6 +64,24 @@ impl Exchange {
             request_bytes: AtomicU64::new(0),
             response_bytes: AtomicU64::new(0),
         }
+    }
+
+    /// What its headers said of its trace.
+    pub(crate) fn continues(&self, context: Context) {
+        let _ = self.trace_context.set(context);
+    }
+
+    pub(crate) fn trace_context(&self) -> Option<&Context> {
+        self.trace_context.get()
+    }
+
+    pub(crate) fn belongs_to(&self, trace_id: String) {
+        let _ = self.trace_id.set(trace_id);
+    }
+
+    /// Known once its spans have been made; `None` where none are.
+    pub(crate) fn trace_id(&self) -> Option<&str> {
+        self.trace_id.get().map(String::as_str)
     }
 
     pub(crate) fn asks(&self, api: Api) {

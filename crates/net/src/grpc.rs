@@ -72,6 +72,7 @@ impl Opened {
 pub(crate) async fn handle(app: Arc<App>, connection: Arc<Connection>, request: Request<Incoming>) -> GrpcResponse {
     let call = Opened::new(connection, request);
     let exchange = call.exchange();
+    app.trace(&exchange, call.request.headers());
     let _observed = Observed { app: &app, exchange: &exchange };
     match exchange.target.as_str() {
         "/tensorflow.serving.PredictionService/Predict" => unary(&app, call.asking(Api::Predict), predict).await,

@@ -26,6 +26,7 @@ mod session;
 mod shard;
 mod stall;
 mod tap;
+mod trace;
 mod warmup;
 
 pub use access_log::AccessLogSettings;
@@ -33,4 +34,5 @@ pub use app::Settings;
 pub use control::ControlCall;
 pub use panics::log_panics;
 pub use server::{Ports, Server, Snapshot};
+pub use trace::TraceProtocol;
 pub use warmup::{Warmup, WarmupError};

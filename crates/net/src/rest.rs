@@ -63,6 +63,7 @@ pub(crate) async fn handle(
     let cors = app.settings.cors;
     let compresses = app.settings.compress_answers;
     let exchange = Arc::new(Exchange::new(connection, Entrypoint::Rest, request.method().clone(), target));
+    app.trace(&exchange, request.headers());
     let observed = Observed { app: &app, exchange: &exchange };
     let mut response = answer(Arc::clone(&app), &peer, &exchange, request).await;
     exchange.ends_as(response.status());

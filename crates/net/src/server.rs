@@ -28,6 +28,7 @@ use crate::probe;
 use crate::reflection::Reflection;
 use crate::shard::{STACK_BYTES, Shards};
 use crate::tap::Tap;
+use crate::trace::Tracing;
 
 const DEFAULT_BYTES_IN_FLIGHT: usize = 2 << 30;
 /// Runs at a time outside the network threads: more than there are cores, since some wait for others; not so many that
@@ -159,6 +160,7 @@ impl Server {
         let admin_reflection = Reflection::new(&[admin::SERVICE, probe::SERVICE])?;
         let monitoring_reflection = Reflection::new(&[probe::SERVICE])?;
         let access_log = settings.access_log.as_ref().map(AccessLog::open).transpose()?;
+        let tracing = settings.traces.map(Tracing::start).transpose()?;
         let app = App {
             settings,
             routes: RouteTable::default(),
@@ -170,6 +172,7 @@ impl Server {
             control,
             tap: Tap::default(),
             access_log,
+            tracing,
             connections: Gauge::default(),
             in_flight: Gauge::default(),
             arriving: Gauge::default(),
@@ -407,6 +410,9 @@ impl Server {
             if let Some(shards) = Arc::into_inner(shards) {
                 shards.end();
             }
+        }
+        if let Some(tracing) = &self.app.tracing {
+            tracing.close();
         }
         if let Some(log) = &self.app.access_log {
             log.close();

@@ -6,10 +6,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from servable.config import batching, model_config, monitoring_config, platform_config, session_config
+from servable.config import batching, model_config, monitoring_config, platform_config, session_config, tracing
 from servable.config.base_path import is_absolute
 from servable.config.batching import BatchingOptions, PlatformBatching
 from servable.config.codec import Codec
@@ -194,7 +194,7 @@ def config_from(
             raise InvalidArgumentError(f"--monitoring_port and --{name} are both {values[name]}")
     clash = values["rest_api_port"] == values["port"] != 0
     return Config(
-        server=_server(values, with_rest=not clash),
+        server=replace(_server(values, with_rest=not clash), traces=tracing.traces(environment)),
         models=_models(values, models),
         storage=_storage(values, environment),
         loading=LoadingOptions(

@@ -7,6 +7,7 @@ mod batching;
 mod text;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -20,6 +21,7 @@ use servable_core::usage::{Api, Entrypoint, HistogramSum, STAGES, SeriesSum, Usa
 use self::batching::BatchingMetrics;
 use self::text::{Style, Text};
 use crate::exchange::Exchange;
+use crate::trace::SpanCounts;
 
 /// Names in requests that no model has: so many are counted by name, all further ones together.
 const MOST_UNKNOWN_NAMES: usize = 100;
@@ -79,6 +81,8 @@ pub(crate) struct Moment<'a> {
     pub(crate) connections: u64,
     pub(crate) in_flight: u64,
     pub(crate) bytes_in_flight: u64,
+    /// If traces are made.
+    pub(crate) spans: Option<&'a SpanCounts>,
     /// Of the access log, if there is one.
     pub(crate) lost_lines: Option<u64>,
 }
@@ -365,6 +369,17 @@ impl Metrics {
             "Bytes that requests in flight hold, of max_bytes_in_flight.",
             moment.bytes_in_flight as f64,
         );
+        if let Some(spans) = moment.spans {
+            let name = "servable_trace_spans_total";
+            text.begin(
+                name,
+                "counter",
+                "Spans that were made; of them those that were sent, and those that failed to be.",
+            );
+            for (state, count) in [("made", &spans.made), ("sent", &spans.sent), ("failed", &spans.failed)] {
+                text.sample(name, &[("state", state)], count.load(Ordering::Relaxed));
+            }
+        }
         if let Some(lost) = moment.lost_lines {
             let name = "servable_access_log_dropped_total";
             text.begin(name, "counter", "Lines of the access log that could not be written.");
@@ -509,7 +524,8 @@ mod tests {
     }
 
     fn pages(metrics: &Metrics, routes: &Routes) -> (String, String) {
-        let moment = Moment { routes, connections: 1, in_flight: 2, bytes_in_flight: 3, lost_lines: Some(0) };
+        let moment =
+            Moment { routes, connections: 1, in_flight: 2, bytes_in_flight: 3, spans: None, lost_lines: Some(0) };
         (metrics.original_page(&moment), metrics.page(&moment))
     }
 
