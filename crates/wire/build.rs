@@ -6,7 +6,7 @@ use std::{env, fs};
 
 use prost::Message;
 
-const FILES: [&str; 11] = [
+const FILES: [&str; 12] = [
     "tensorflow.proto",
     "tensorflow_config.proto",
     "tensorflow_error.proto",
@@ -15,6 +15,7 @@ const FILES: [&str; 11] = [
     "serving_config.proto",
     "serving_platform.proto",
     "servable.proto",
+    "servable_access.proto",
     "servable_admin.proto",
     "servable_batching.proto",
     "health.proto",

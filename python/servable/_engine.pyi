@@ -6,7 +6,7 @@ Everything here is thread-safe. A method that waits lets other Python threads ru
 from collections.abc import Mapping, Sequence
 from typing import final
 
-from servable.types import BatchingSpec, ModelRoutes, ServerSpec, SessionSpec
+from servable.types import AccessSpec, BatchingSpec, ModelRoutes, ServerSpec, SessionSpec, TlsSpecs
 
 __all__ = [
     "ControlCall",
@@ -138,6 +138,18 @@ class Server:
         """Open the monitoring and the admin port, which tell how the server is from then on. Once is enough.
 
         `EngineError` UNAVAILABLE names the address that cannot be had.
+        """
+
+    def set_tls(self, specs: TlsSpecs) -> None:
+        """Secure new connections with this from now on, before the start or later.
+
+        `EngineError` INVALID_ARGUMENT says what is wrong with which file; then all stays as it was.
+        """
+
+    def set_access(self, spec: AccessSpec) -> None:
+        """Let new requests be judged by these rules. Before the first call everybody may do everything.
+
+        `EngineError` INVALID_ARGUMENT says what is wrong; then all stays as it was.
         """
 
     def start(self) -> None:

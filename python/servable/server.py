@@ -13,12 +13,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import FrameType
+from typing import Any
 
 from servable import engine
+from servable.config.access import read_access
 from servable.config.platform_config import PlatformOptions
 from servable.config.server_config import Config, Files, read_files, read_models
+from servable.config.tls import read_tls
 from servable.control.answers import answer_calls
 from servable.control.calls import find_handler
+from servable.control.keeping import Kept, keep_reading
 from servable.errors import MalformedFileError, ServableError
 from servable.logs import say
 from servable.models.loader import Prepared
@@ -84,6 +88,9 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
     server = engine.Server(
         replace(config.server, metrics_path=files.metrics_path, metrics_unasked=not config.monitoring_file)
     )
+    secrets = _secrets(config, server)
+    for kept in secrets:
+        kept.start()
     server.open()
     _announce_early(server, config)
     loads = ThreadPool("load", min(4 * (os.cpu_count() or 1), 8))
@@ -131,6 +138,9 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
         read = functools.partial(read_models, config.models.config_file, engine)
         next_look = functools.partial(stopping.next_look, config.models.config_file_period_s)
         _start_thread("config", functools.partial(watch_config_file, read, reloader, next_look))
+    if secrets and config.security_period_s:
+        keep = functools.partial(keep_reading, secrets, config.security_period_s, stopping.event)
+        _start_thread("secrets", keep)
     on_ready(ports)
 
     stopping.wait()
@@ -142,6 +152,20 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
     log.info("Stopping: requests in flight have %s s to finish", config.drain_timeout_s)
     _wait_for("drain", functools.partial(_drain, server, manager, config.drain_timeout_s))
     return 0
+
+
+def _secrets(config: Config, server: engine.Server) -> Sequence[Kept[Any]]:
+    """Files about who may connect and do what, which are read again when they change."""
+    secrets: list[Kept[Any]] = []
+    if config.tls.is_on:
+        import ssl
+
+        roots = ssl.get_default_verify_paths().cafile
+        secrets.append(Kept("TLS", lambda: read_tls(config.tls, engine, roots), server.set_tls))
+    if config.access_file:
+        path = config.access_file
+        secrets.append(Kept("Access", lambda: read_access(path, engine), server.set_access))
+    return secrets
 
 
 def _manager(config: Config, files: Files, server: engine.Server, stores: Stores, loads: ThreadPool) -> Manager:

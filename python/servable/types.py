@@ -138,6 +138,8 @@ class ServerSpec:
     grpc_address: str | None = None
     """`host:port`; port 0 takes a free one."""
     grpc_socket_path: str | None = None
+    grpc_socket_mode: int | None = None
+    """Permissions of that socket; `None` leaves them to the umask."""
     rest_address: str | None = None
     admin_address: str | None = None
     monitoring_address: str | None = None
@@ -168,3 +170,70 @@ class ServerSpec:
     max_threads: int | None = None
     """Most runs at a time outside the network threads; `None` for the engine's default."""
     limits: LimitSpec = field(default_factory=LimitSpec)
+
+
+@dataclass(frozen=True)
+class Pem:
+    """The content of a file with a key or certificates, or of a part of a file."""
+
+    name: str
+    """What it is called in errors."""
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class TlsSpec:
+    """How a listener secures its connections."""
+
+    certificate: Pem
+    """The server's certificate, and those between it and its root."""
+    key: Pem
+    client_ca: Pem | None = None
+    """Clients have to show a certificate that one of these has signed."""
+
+
+@dataclass(frozen=True)
+class TlsSpecs:
+    """How all listeners secure their connections; those without TLS take plain ones."""
+
+    grpc: TlsSpec | None = None
+    grpc_socket: TlsSpec | None = None
+    rest: TlsSpec | None = None
+    admin: TlsSpec | None = None
+
+
+@dataclass(frozen=True)
+class TokenSpec:
+    """JSON Web Tokens that name callers."""
+
+    algorithm: str
+    key_kind: str
+    """`public_key`, `jwks` or `secret`."""
+    key: Pem
+    issuer: str
+    audience: str
+    caller_claim: str = "sub"
+    caller_prefix: str = ""
+    """What comes before the name that a token has."""
+    leeway_s: float = 60.0
+
+
+@dataclass(frozen=True)
+class RuleSpec:
+    """What some callers may do with some models."""
+
+    callers: Sequence[str]
+    rights: Sequence[str]
+    models: Sequence[str]
+
+
+@dataclass(frozen=True)
+class AccessSpec:
+    """Who may do what; what no rule allows is refused."""
+
+    api_keys: Sequence[tuple[str, str]] = ()
+    """SHA-256 of keys in hex, and whose they are."""
+    certificates: Sequence[tuple[str, str]] = ()
+    """`CN=` or `DNS=` with a name, and whose it is."""
+    tokens: Sequence[TokenSpec] = ()
+    rules: Sequence[RuleSpec] = ()

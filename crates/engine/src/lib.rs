@@ -7,6 +7,7 @@ mod error;
 mod messages;
 mod records;
 mod runtime;
+mod security;
 mod server;
 
 use pyo3::prelude::*;

@@ -9,11 +9,12 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use servable_core::routes::{ModelRoutes as CoreModelRoutes, Routes, State, VersionStatus};
 use servable_core::{Code, Limits, Status};
-use servable_net::{AccessLogSettings, Server as NetServer, Settings, TraceProtocol};
+use servable_net::{AccessLogSettings, AccessSpec as NetAccessSpec, Server as NetServer, Settings, TraceProtocol};
 use servable_wire::json::Dialect;
 
 use crate::error::raised;
 use crate::runtime::Servable;
+use crate::security::{AccessSpec, TlsSpecs};
 
 /// `servable.types.LimitSpec`.
 #[derive(FromPyObject)]
@@ -35,6 +36,7 @@ struct LimitSpec {
 struct ServerSpec {
     grpc_address: Option<String>,
     grpc_socket_path: Option<String>,
+    grpc_socket_mode: Option<u32>,
     rest_address: Option<String>,
     admin_address: Option<String>,
     monitoring_address: Option<String>,
@@ -71,6 +73,7 @@ impl From<ServerSpec> for Settings {
         Self {
             grpc_address: spec.grpc_address,
             grpc_socket_path: spec.grpc_socket_path,
+            grpc_socket_mode: spec.grpc_socket_mode,
             rest_address: spec.rest_address,
             admin_address: spec.admin_address,
             monitoring_address: spec.monitoring_address,
@@ -183,6 +186,16 @@ impl Server {
 
     fn open(&self, python: Python<'_>) -> PyResult<()> {
         python.detach(|| self.server.open()).map(|_| ()).map_err(raised)
+    }
+
+    fn set_tls(&self, python: Python<'_>, specs: TlsSpecs) -> PyResult<()> {
+        let specs = specs.into();
+        python.detach(|| self.server.set_tls(&specs)).map_err(raised)
+    }
+
+    fn set_access(&self, python: Python<'_>, spec: AccessSpec) -> PyResult<()> {
+        let spec = NetAccessSpec::try_from(spec)?;
+        python.detach(|| self.server.set_access(&spec)).map_err(raised)
     }
 
     fn start(&self, python: Python<'_>) -> PyResult<()> {

@@ -228,7 +228,7 @@ mod tests {
     use crate::exchange::Connection;
 
     fn exchange(target: &str) -> Exchange {
-        let connection = Arc::new(Connection { remote: None, crowd: crate::app::Crowd::Clients });
+        let connection = Arc::new(Connection { remote: None, crowd: crate::app::Crowd::Clients, names: Vec::new() });
         let exchange = Exchange::new(connection, Entrypoint::Rest, Method::GET, target.to_owned());
         exchange.received(3);
         exchange.ends(Err(Code::NotFound));

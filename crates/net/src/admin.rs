@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use servable_core::usage::Entrypoint;
 use servable_core::{Code, Status};
 
+use crate::access::Right;
 use crate::app::App;
 use crate::body::Share;
 use crate::control;
@@ -42,22 +43,28 @@ pub(crate) async fn handle_grpc(
     if path.strip_prefix('/').and_then(|path| path.rsplit_once('/')).is_some_and(|(name, _)| name == probe::SERVICE) {
         return probe::health(&app, request, Door::Admin).await;
     }
+    let call = Opened::new(connection, request);
+    let exchange = call.exchange();
+    let _observed = Observed { app: &app, exchange: &exchange };
+    if let Err(status) = call.admit(&app, Right::Admin) {
+        exchange.ends(Err(status.code));
+        return edge_status(&status).into_http();
+    }
     let version = match path.as_str() {
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" => Some(Version::V1),
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => Some(Version::V1Alpha),
         _ => None,
     };
     if let Some(version) = version {
-        return reflection::answer(&app, &app.admin_reflection, version, request).await;
+        exchange.ends(Ok(0)); // it has begun well: what comes then is a conversation
+        return reflection::answer(&app, &app.admin_reflection, version, call.into_request()).await;
     }
     let method = path.strip_prefix('/').unwrap_or_default();
     if method.rsplit_once('/').is_none_or(|(service, _)| service != SERVICE) {
+        exchange.ends(Err(Code::Unimplemented));
         return refused(format!("{path} is not served on the admin port"));
     }
     let method = method.to_owned();
-    let call = Opened::new(connection, request);
-    let exchange = call.exchange();
-    let _observed = Observed { app: &app, exchange: &exchange };
     unary_up_to(MOST_BYTES, &app, call, |app, received| pass_on(app, received, method.clone())).await
 }
 
@@ -74,7 +81,7 @@ pub(crate) async fn handle_rest(
     let exchange = Exchange::new(connection, Entrypoint::Rest, request.method().clone(), target_text(&request));
     let _observed = Observed { app: &app, exchange: &exchange };
     let share = Arc::new(Share::of(&app.budget));
-    let outcome = answer(&app, &share, request).await;
+    let outcome = answer(&app, &exchange, &share, request).await;
     let outcome = outcome.and_then(|body| share.hold(body.len()).map(|()| body)).inspect_err(|_| share.give_back());
     exchange.ends(outcome.as_ref().map(Bytes::len).map_err(|status| status.code));
     let response = match outcome {
@@ -93,8 +100,9 @@ pub(crate) async fn handle_rest(
     share.ride(response)
 }
 
-async fn answer(app: &App, share: &Share, request: Request<Incoming>) -> Result<Bytes, Status> {
+async fn answer(app: &App, exchange: &Exchange, share: &Share, request: Request<Incoming>) -> Result<Bytes, Status> {
     check_origin(&request)?;
+    app.admit(exchange, request.headers(), Right::Admin)?;
     let target = target_text(&request);
     if !target.starts_with(REST_PREFIX) {
         return Err(Status::not_found(format!("nothing is at {target}; what the admin port has begins {REST_PREFIX}")));

@@ -8,6 +8,7 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use http::HeaderMap;
 use servable_core::examples::{self, Computed, Plan, Task};
@@ -24,6 +25,7 @@ use servable_wire::json::Dialect;
 use servable_wire::log::{self, Kind};
 use tokio::runtime::Handle;
 
+use crate::access::{self, Access, Right};
 use crate::access_log::{AccessLog, AccessLogSettings};
 use crate::body::Budget;
 use crate::control::{self, ControlCall};
@@ -32,6 +34,7 @@ use crate::health::Health;
 use crate::metrics::{Metrics, Moment};
 use crate::reflection::Reflection;
 use crate::tap::Tap;
+use crate::tls::Tls;
 use crate::trace::{TraceProtocol, Tracing};
 
 const DEFAULT_REQUESTS_IN_FLIGHT: usize = 10_000;
@@ -58,6 +61,8 @@ pub struct Settings {
     /// `host:port`; port 0 takes a free one.
     pub grpc_address: Option<String>,
     pub grpc_socket_path: Option<String>,
+    /// Permissions of that socket; as the umask has it without.
+    pub grpc_socket_mode: Option<u32>,
     pub rest_address: Option<String>,
     /// For gRPC and REST of those who manage models.
     pub admin_address: Option<String>,
@@ -137,6 +142,9 @@ pub(crate) struct App {
     pub(crate) tap: Tap,
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) tracing: Option<Tracing>,
+    pub(crate) tls: Tls,
+    /// Without it everybody may do everything.
+    pub(crate) access: OnceLock<ArcSwap<Access>>,
     pub(crate) connections: Gauge,
     pub(crate) in_flight: Gauge,
     /// Those in flight that have not come yet.
@@ -182,9 +190,36 @@ impl App {
         self.settings.max_requests_in_flight.unwrap_or(DEFAULT_REQUESTS_IN_FLIGHT) as u64
     }
 
-    /// The servable for a request.
-    pub(crate) fn resolve(&self, exchange: &Exchange, name: &str, choice: &Choice) -> Result<Arc<Servable>, Status> {
+    /// Finds out who sends a request, before anything of its body is read, and whether it may do such a thing at all.
+    pub(crate) fn admit(&self, exchange: &Exchange, headers: &HeaderMap, right: Right) -> Result<(), Status> {
+        let Some(access) = self.access.get() else { return Ok(()) };
+        let identity = access.load().identify(headers, &exchange.connection.names)?;
+        identity.check_kind(right)?;
+        exchange.comes_from(identity);
+        Ok(())
+    }
+
+    /// Whether whoever sends a request may do this with a model, and be it one that there is not.
+    pub(crate) fn allow(&self, exchange: &Exchange, right: Right, model: &str) -> Result<(), Status> {
+        if self.access.get().is_none() {
+            return Ok(());
+        }
+        match exchange.identity() {
+            Some(identity) => identity.check(right, model),
+            None => Err(access::not_admitted()),
+        }
+    }
+
+    /// The servable for a request that may do this with it.
+    pub(crate) fn resolve(
+        &self,
+        exchange: &Exchange,
+        right: Right,
+        name: &str,
+        choice: &Choice,
+    ) -> Result<Arc<Servable>, Status> {
         exchange.names(name);
+        self.allow(exchange, right, name)?;
         let servable = self.routes.current().resolve(name, choice)?;
         exchange.finds(&servable);
         Ok(servable)

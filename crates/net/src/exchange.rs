@@ -11,6 +11,7 @@ use servable_core::progress::{Mark, Progress};
 use servable_core::servable::Servable;
 use servable_core::usage::{Api, Entrypoint};
 
+use crate::access::Identity;
 use crate::app::{App, Crowd};
 
 /// The other end of a connection, as far as it is known.
@@ -19,6 +20,8 @@ pub(crate) struct Connection {
     /// `None` for a Unix socket.
     pub(crate) remote: Option<IpAddr>,
     pub(crate) crowd: Crowd,
+    /// The names of the client's certificate, which has been verified.
+    pub(crate) names: Vec<String>,
 }
 
 /// A request on its way. What is found out about it is noted once, from whichever thread.
@@ -31,6 +34,7 @@ pub(crate) struct Exchange {
     pub(crate) progress: Arc<Progress>,
     trace_context: OnceLock<Context>,
     trace_id: OnceLock<String>,
+    identity: OnceLock<Arc<Identity>>,
     api: OnceLock<Api>,
     model: OnceLock<String>,
     servable: OnceLock<Arc<Servable>>,
@@ -54,6 +58,7 @@ impl Exchange {
             progress: Arc::default(),
             trace_context: OnceLock::new(),
             trace_id: OnceLock::new(),
+            identity: OnceLock::new(),
             api: OnceLock::new(),
             model: OnceLock::new(),
             servable: OnceLock::new(),
@@ -82,6 +87,15 @@ impl Exchange {
     /// Known once its spans have been made; `None` where none are.
     pub(crate) fn trace_id(&self) -> Option<&str> {
         self.trace_id.get().map(String::as_str)
+    }
+
+    pub(crate) fn comes_from(&self, identity: Arc<Identity>) {
+        let _ = self.identity.set(identity);
+    }
+
+    /// Who sent it; `None` if nobody has asked.
+    pub(crate) fn identity(&self) -> Option<&Identity> {
+        self.identity.get().map(|identity| &**identity)
     }
 
     pub(crate) fn asks(&self, api: Api) {

@@ -26,6 +26,7 @@ use servable_wire::predict::{PredictView, PredictWriter, Reply};
 use servable_wire::span::{Pieces, Span};
 use servable_wire::tensor::Form;
 
+use crate::access::Right;
 use crate::app::{self, App, COPYING, Settings};
 use crate::body::Share;
 use crate::control;
@@ -62,6 +63,15 @@ impl Opened {
         Arc::clone(&self.exchange)
     }
 
+    /// Whether whoever sends it may do such a thing at all.
+    pub(crate) fn admit(&self, app: &App, right: Right) -> Result<(), Status> {
+        app.admit(&self.exchange, self.request.headers(), right)
+    }
+
+    pub(crate) fn into_request(self) -> Request<Incoming> {
+        self.request
+    }
+
     fn asking(self, api: Api) -> Self {
         self.exchange.asks(api);
         self
@@ -74,6 +84,12 @@ pub(crate) async fn handle(app: Arc<App>, connection: Arc<Connection>, request: 
     let exchange = call.exchange();
     app.trace(&exchange, call.request.headers());
     let _observed = Observed { app: &app, exchange: &exchange };
+    if let Some(right) = right_for(&exchange.target)
+        && let Err(status) = call.admit(&app, right)
+    {
+        exchange.ends(Err(status.code));
+        return edge_status(&status).into_http();
+    }
     match exchange.target.as_str() {
         "/tensorflow.serving.PredictionService/Predict" => unary(&app, call.asking(Api::Predict), predict).await,
         "/tensorflow.serving.PredictionService/GetModelMetadata" => small_unary(&app, call, metadata).await,
@@ -119,6 +135,19 @@ async fn reflect(app: &Arc<App>, call: Opened, version: Version) -> GrpcResponse
 
 fn code_of(status: &tonic::Status) -> Code {
     Code::from_number(status.code() as i32)
+}
+
+/// What a call needs; nothing for health, and for what there is not.
+fn right_for(path: &str) -> Option<Right> {
+    let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+    match (service, method) {
+        (_, "HandleReloadConfigRequest") => Some(Right::Reload),
+        ("tensorflow.serving.PredictionService", "GetModelMetadata") => Some(Right::Read),
+        ("tensorflow.serving.PredictionService" | "tensorflow.serving.SessionService", _) => Some(Right::Predict),
+        ("tensorflow.serving.ModelService", _) => Some(Right::Read),
+        ("grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection", _) => Some(Right::Read),
+        _ => None,
+    }
 }
 
 /// The services that are answered, by their full names.
@@ -269,7 +298,7 @@ fn bind_predict(app: &App, exchange: &Exchange, request: PredictView<'_>) -> Res
     }
     request.check_names()?;
     let spec = request.spec.as_ref().ok_or_else(missing_spec)?;
-    let servable = app.resolve(exchange, &spec.name, &spec.choice)?;
+    let servable = app.resolve(exchange, Right::Predict, &spec.name, &spec.choice)?;
     exchange.means(signature_named(&servable, &spec.signature_name)?.index());
     let call = bind_to(&servable, request, &app.settings)?;
     Ok((servable, call))
@@ -312,7 +341,7 @@ fn metadata(
         Some(VersionChoice::Version(version)) => Choice::Version(*version),
         Some(VersionChoice::VersionLabel(label)) => Choice::Label(label.clone()),
     };
-    let servable = app.resolve(exchange, &spec.name, &choice)?;
+    let servable = app.resolve(exchange, Right::Read, &spec.name, &choice)?;
     let signatures =
         Any { type_url: SIGNATURE_MAP_URL.to_owned(), value: servable.description().signature_map.to_vec() };
     Ok(GetModelMetadataResponse {
@@ -332,6 +361,7 @@ fn model_status(
 ) -> Result<GetModelStatusResponse, Status> {
     let spec = request.model_spec.as_ref().ok_or_else(missing_spec)?;
     exchange.names(&spec.name);
+    app.allow(exchange, Right::Read, &spec.name)?;
     let version = match spec.version_choice {
         Some(VersionChoice::Version(version)) => Some(version),
         _ => None, // a label is no filter here

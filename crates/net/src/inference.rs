@@ -18,6 +18,7 @@ use servable_wire::messages::tensorflow::serving::{
 };
 use servable_wire::predict::SpecView;
 
+use crate::access::Right;
 use crate::app::{App, Planned, Settings};
 use crate::exchange::Exchange;
 use crate::framing::framed_message;
@@ -50,7 +51,7 @@ pub(crate) async fn run_task(app: Arc<App>, received: Received, task: Task) -> R
 
 fn plan_task(app: &App, exchange: &Exchange, task: Task, request: TaskView<'_>) -> Result<Planned, Status> {
     let spec = request.spec.ok_or_else(missing_spec)?;
-    let servable = app.resolve(exchange, &spec.name, &spec.choice)?;
+    let servable = app.resolve(exchange, Right::Predict, &spec.name, &spec.choice)?;
     let signature = app.task_signature(&servable, &spec.signature_name, task)?;
     exchange.means(signature.index());
     Planned::new(&servable, &[(task, signature)], &request.input.to_tensor(&app.settings.limits)?)
@@ -80,7 +81,10 @@ pub(crate) async fn run_tasks(app: Arc<App>, received: Received) -> Result<Bytes
 
 fn plan_tasks(app: &App, exchange: &Exchange, request: &MultiView<'_>) -> Result<Planned, Status> {
     let (first, _) = request.tasks.first().ok_or_else(no_task)?;
-    let servable = app.resolve(exchange, &first.name, &first.choice)?;
+    for (spec, _) in &request.tasks {
+        app.allow(exchange, Right::Predict, &spec.name)?;
+    }
+    let servable = app.resolve(exchange, Right::Predict, &first.name, &first.choice)?;
     let tasks = checked_tasks(&servable, request, &app.settings)?;
     if let [(_, signature), ..] = tasks[..] {
         exchange.means(signature.index());

@@ -1,10 +1,12 @@
 //! Listeners and handlers: gRPC and REST. Handlers only translate; what they ask for is in `core`.
 
+mod access;
 mod access_log;
 mod admin;
 mod app;
 mod authority;
 mod body;
+mod certificate;
 mod coding;
 mod control;
 mod edge;
@@ -21,18 +23,24 @@ mod peer;
 mod probe;
 mod reflection;
 mod rest;
+mod secured;
 mod server;
 mod session;
 mod shard;
 mod stall;
 mod tap;
+mod tls;
+mod token;
 mod trace;
 mod warmup;
 
+pub use access::{Access, AccessSpec, RuleSpec};
 pub use access_log::AccessLogSettings;
 pub use app::Settings;
 pub use control::ControlCall;
 pub use panics::log_panics;
 pub use server::{Ports, Server, Snapshot};
+pub use tls::{Pem, TlsSpec, TlsSpecs};
+pub use token::{KeyKind, TokenSpec};
 pub use trace::TraceProtocol;
 pub use warmup::{Warmup, WarmupError};

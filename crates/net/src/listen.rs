@@ -2,9 +2,11 @@
 
 use std::any::Any;
 use std::convert::Infallible;
+use std::fs::Permissions;
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,14 +21,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use servable_core::{Code, Status};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket};
 use tokio::sync::{Semaphore, watch};
 
 use crate::app::{App, Crowd};
 use crate::body::Sent;
 use crate::exchange::Connection;
 use crate::framing::GrpcResponse;
-use crate::peer::{Peer, Watched};
+use crate::peer::{Line, Peer, Watched};
 use crate::rest::RestResponse;
 use crate::shard::{Accepted, Shards, Stream};
 use crate::stall::Stalls;
@@ -51,6 +53,9 @@ const HEADER_LIST_BYTES: u32 = 64 << 10;
 const MANY_HEADERS: usize = 512;
 /// Lines that a head may have for the connection to do with the HTTP library's own room, for 100 headers.
 const USUAL_LINES: usize = 90;
+
+/// As much of a connection as is looked at before it is served.
+pub(crate) const FIRST_BYTES: usize = 4 << 10;
 
 /// Which protocol a listener speaks.
 #[derive(Clone, Copy, Debug)]
@@ -86,8 +91,9 @@ impl Bound {
         Err(refused(failure))
     }
 
-    /// As [`tcp`](Self::tcp) for a socket in the file system; one that a dead server left behind is replaced.
-    pub(crate) async fn unix(path: &str) -> Result<Self, Status> {
+    /// As [`tcp`](Self::tcp) for a socket in the file system; one that a dead server left behind is replaced. Nobody can
+    /// connect before it has the mode that it should have.
+    pub(crate) async fn unix(path: &str, mode: Option<u32>) -> Result<Self, Status> {
         let refused = |error: io::Error| Status::new(Code::Unavailable, format!("cannot listen on {path}: {error}"));
         if is_socket(Path::new(path)) {
             if tokio::net::UnixStream::connect(path).await.is_ok() {
@@ -95,7 +101,12 @@ impl Bound {
             }
             std::fs::remove_file(path).map_err(refused)?;
         }
-        let listener = UnixListener::bind(path).map_err(refused)?;
+        let socket = UnixSocket::new_stream().map_err(refused)?;
+        socket.bind(path).map_err(refused)?;
+        if let Some(mode) = mode {
+            std::fs::set_permissions(path, Permissions::from_mode(mode)).map_err(refused)?;
+        }
+        let listener = socket.listen(BACKLOG).map_err(refused)?;
         Ok(Self::Unix(listener, PathBuf::from(path)))
     }
 
@@ -208,13 +219,9 @@ where
 }
 
 /// Serves REST on a connection until either side is done with it.
-pub(crate) async fn serve_rest<F, H>(
-    stream: TcpStream,
-    app: Arc<App>,
-    connection: Connection,
-    watcher: Watcher,
-    handle: H,
-) where
+pub(crate) async fn serve_rest<S, F, H>(stream: S, app: Arc<App>, connection: Connection, watcher: Watcher, handle: H)
+where
+    S: Line,
     F: Future<Output = RestResponse> + Send + 'static,
     H: Fn(Arc<App>, Arc<Connection>, Peer, Request<Incoming>) -> F + Copy + Send + 'static,
 {
@@ -241,10 +248,10 @@ pub(crate) async fn serve_rest<F, H>(
 
 /// Whether the head of a connection's first request is there as a whole, and has no more lines than most. Its further
 /// requests will be like it: they come from the same client or proxy.
-fn has_usual_head(stream: &TcpStream) -> bool {
-    let mut seen = [0; 4 << 10];
-    let count = stream.peek(&mut seen).now_or_never().and_then(Result::ok).unwrap_or(0);
-    let head = memchr::memmem::find(&seen[..count], b"\r\n\r\n").map(|end| &seen[..end]);
+fn has_usual_head(stream: &impl Line) -> bool {
+    let mut room = [0; FIRST_BYTES];
+    let seen = stream.begun(&mut room);
+    let head = memchr::memmem::find(seen, b"\r\n\r\n").map(|end| &seen[..end]);
     head.is_some_and(|head| memchr::memchr_iter(b'\n', head).count() <= USUAL_LINES)
 }
 

@@ -21,6 +21,7 @@ use servable_core::{Code, Status, Tensor};
 use servable_wire::json::{self, Document, Format};
 use servable_wire::target::{self, Target, TargetError, Verb};
 
+use crate::access::Right;
 use crate::app::{self, App, INFLATION, PRINTING, Planned};
 use crate::body::{Arrived, Patience, Share};
 use crate::coding::{COMPRESSING, InflateError, WORTH_COMPRESSING, accepts_gzip, gzip, inflate};
@@ -73,9 +74,11 @@ pub(crate) async fn handle(
     }
     if cors {
         let headers = response.headers_mut();
+        let knows_callers = app.access.get().is_some();
+        let allowed = if knows_callers { "Content-Type, Authorization, X-Api-Key" } else { "Content-Type" };
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST, GET"));
-        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("Content-Type"));
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(allowed));
     }
     response
 }
@@ -101,6 +104,13 @@ async fn answer(app: Arc<App>, peer: &Peer, exchange: &Arc<Exchange>, request: R
     let method = request.method().clone();
     let compresses = app.settings.compress_answers && accepts_gzip(request.headers(), &header::ACCEPT_ENCODING);
     let share = Arc::new(Share::of(&app.budget));
+    let right = if method == Method::GET { Right::Read } else { Right::Predict };
+    if method != Method::OPTIONS
+        && let Err(status) = app.admit(exchange, request.headers(), right)
+    {
+        exchange.ends(Err(status.code));
+        return error(&status);
+    }
     let outcome = match method {
         Method::OPTIONS => {
             exchange.ends(Ok(0));
@@ -197,13 +207,14 @@ async fn awaken(app: &App, peer: &Peer, asleep: &Asleep, deadline: Option<Instan
 /// Status and metadata.
 fn question(app: &App, exchange: &Exchange, target: &Target) -> Result<Vec<u8>, Status> {
     if target.verb == Verb::Metadata {
-        let servable = app.resolve(exchange, &target.name, &target.choice)?;
+        let servable = app.resolve(exchange, Right::Read, &target.name, &target.choice)?;
         return Ok(json::write_metadata(&target.name, servable.version(), &servable.description().json));
     }
     let version = match target.choice {
         Choice::Version(version) => Some(version),
         _ => None, // a label is no filter here
     };
+    app.allow(exchange, Right::Read, &target.name)?;
     Ok(json::write_status(&app.routes.current().status(&target.name, version)?))
 }
 
@@ -215,6 +226,7 @@ async fn infer(
     share: &Arc<Share>,
     request: Request<Incoming>,
 ) -> Result<Vec<u8>, Status> {
+    app.allow(exchange, Right::Predict, &target.name)?;
     let is_compressed = is_gzip(&request);
     let priority = priority(request.headers());
     let body = app.arriving(read_body(request.into_body(), app.settings.limits.max_body_bytes, share)).await?;
@@ -278,7 +290,7 @@ fn read_task(app: &App, exchange: &Exchange, target: &Target, body: &[u8], task:
     let document = Document::parse(body, app.settings.dialect, limits)?;
     let signature_name = document.signature_name()?.unwrap_or_default();
     let examples = document.examples(limits)?;
-    let servable = app.resolve(exchange, &target.name, &target.choice)?;
+    let servable = app.resolve(exchange, Right::Predict, &target.name, &target.choice)?;
     let signature = app.task_signature(&servable, &signature_name, task)?;
     exchange.means(signature.index());
     Planned::new(&servable, &[(task, signature)], &examples)
@@ -316,7 +328,7 @@ fn read_predict(
     let limits = &app.settings.limits;
     let document = Document::parse(body, app.settings.dialect, limits)?;
     let signature_name = document.signature_name()?;
-    let servable = app.resolve(exchange, &target.name, &target.choice)?;
+    let servable = app.resolve(exchange, Right::Predict, &target.name, &target.choice)?;
     let signature = servable.signature(signature_name.as_deref().unwrap_or_default()).ok_or_else(|| {
         let name = signature_name.as_deref().unwrap_or(DEFAULT_SIGNATURE);
         Status::invalid_argument(format!("Serving signature name: \"{name}\" not found in signature def"))
@@ -403,6 +415,9 @@ fn http_status(code: Code) -> StatusCode {
 pub(crate) fn error(status: &Status) -> RestResponse {
     let shown = Status::new(status.code, cut(&status.message, LONGEST_MESSAGE).into_owned());
     let mut response = response(http_status(status.code), JSON, json::write_error(&shown));
+    if status.code == Code::Unauthenticated {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     if status.code == Code::Unavailable {
         response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
     }

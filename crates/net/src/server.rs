@@ -6,6 +6,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use hyper_util::server::graceful::GracefulShutdown;
 use servable_core::batching::Scheduler;
 use servable_core::routes::{RouteTable, Routes};
@@ -15,6 +16,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
+use crate::access::{Access, AccessSpec};
 use crate::access_log::AccessLog;
 use crate::admin;
 use crate::app::{App, Gauge, Settings};
@@ -28,6 +30,7 @@ use crate::probe;
 use crate::reflection::Reflection;
 use crate::shard::{STACK_BYTES, Shards};
 use crate::tap::Tap;
+use crate::tls::{Tls, TlsSpecs};
 use crate::trace::Tracing;
 
 const DEFAULT_BYTES_IN_FLIGHT: usize = 2 << 30;
@@ -173,6 +176,8 @@ impl Server {
             tap: Tap::default(),
             access_log,
             tracing,
+            tls: Tls::default(),
+            access: OnceLock::new(),
             connections: Gauge::default(),
             in_flight: Gauge::default(),
             arriving: Gauge::default(),
@@ -192,6 +197,21 @@ impl Server {
         routes.refuses_labels = self.app.settings.refuses_labels;
         self.app.metrics.know(&routes);
         self.app.routes.publish(routes);
+    }
+
+    /// What new connections are secured with: the whole of it, which replaces all that was. Before the start for those
+    /// listeners that are not to be open to everybody even for a moment.
+    ///
+    /// `INVALID_ARGUMENT` says what is wrong with which file; then everything stays as it was.
+    pub fn set_tls(&self, specs: &TlsSpecs) -> Result<(), Status> {
+        self.app.tls.replace(specs)
+    }
+
+    /// Rules that new requests are judged by; as [`set_tls`](Self::set_tls) otherwise.
+    pub fn set_access(&self, spec: &AccessSpec) -> Result<(), Status> {
+        let access = Arc::new(Access::new(spec)?);
+        self.app.access.get_or_init(|| ArcSwap::new(Arc::clone(&access))).store(access);
+        Ok(())
     }
 
     /// Opens the listeners for those who watch over the server and manage its models, all of them or none. From then
@@ -290,7 +310,7 @@ impl Server {
             bound.push((Protocol::Grpc, Bound::tcp(address).await?));
         }
         if let Some(path) = &settings.grpc_socket_path {
-            bound.push((Protocol::Grpc, Bound::unix(path).await?));
+            bound.push((Protocol::Grpc, Bound::unix(path, settings.grpc_socket_mode).await?));
         }
         if let Some(address) = &settings.rest_address {
             bound.push((Protocol::Rest, Bound::tcp(address).await?));

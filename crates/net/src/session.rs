@@ -11,6 +11,7 @@ use servable_wire::predict::{PredictWriter, Reply};
 use servable_wire::session::SessionRunView;
 use servable_wire::tensor::Form;
 
+use crate::access::Right;
 use crate::app::{App, COPYING};
 use crate::exchange::Exchange;
 use crate::framing::framed;
@@ -55,7 +56,7 @@ pub(crate) async fn run(app: Arc<App>, received: Received) -> Result<Bytes, Stat
 fn prepare(app: &App, exchange: &Exchange, request: SessionRunView<'_>) -> Result<Prepared, Status> {
     request.check_names()?;
     let spec = request.spec.ok_or_else(missing_spec)?;
-    let servable = app.resolve(exchange, &spec.name, &spec.choice)?;
+    let servable = app.resolve(exchange, Right::Predict, &spec.name, &spec.choice)?;
     let names: Vec<String> = request.fetches.into_iter().map(String::from).collect();
     let mut run = NamedRun {
         feeds: Vec::with_capacity(request.feeds.len()),

@@ -12,15 +12,17 @@ use std::time::{Duration, Instant};
 
 use hyper_util::server::graceful::Watcher;
 use servable_core::Status;
-use tokio::io::Interest;
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_rustls::rustls::ServerConfig;
 
 use crate::app::{App, Crowd, Gauge, GaugeGuard};
 use crate::authority::TidyAuthority;
 use crate::exchange::Connection;
 use crate::health::Phase;
-use crate::listen::{Protocol, serve_grpc, serve_rest};
+use crate::listen::{FIRST_BYTES, Protocol, serve_grpc, serve_rest};
+use crate::secured::Secured;
 use crate::{admin, grpc, probe, rest};
 
 /// TensorFlow's kernels expect as much as a thread usually has.
@@ -34,6 +36,11 @@ const FIRST_BYTE_OF_PROBE: Duration = Duration::from_secs(10);
 
 /// How long a client may take for the first bytes of HTTP/2.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a client may take to agree on keys.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A connection on its way to the thread that will own it.
 pub(crate) struct Accepted {
@@ -123,52 +130,114 @@ async fn serve(stream: Stream, app: &Arc<App>, protocol: Protocol, watcher: Watc
             let end = if let Protocol::Monitoring = protocol { Phase::Ended } else { Phase::Draining };
             let crowd = if let Protocol::Monitoring = protocol { Crowd::Watchers } else { Crowd::Clients };
             let remote = stream.peer_addr().ok().map(|address| address.ip().to_canonical());
-            let client = Connection { remote, crowd };
-            if is_used(stream.readable(), app, end).await {
-                let shared = Arc::clone(app);
-                match protocol {
-                    Protocol::Rest => serve_rest(stream, shared, client, watcher, rest::handle).await,
-                    Protocol::Grpc => {
-                        if greeting(&stream, app, end).await.is_some() {
-                            serve_grpc(stream, shared, client, watcher, grpc::handle).await;
-                        }
+            let client = Connection { remote, crowd, names: Vec::new() };
+            if !is_used(stream.readable(), app, end).await {
+                return Ok(());
+            }
+            if let Some(config) = app.tls.of_port(protocol) {
+                return serve_secured(stream, client, app, protocol, watcher, config).await;
+            }
+            let shared = Arc::clone(app);
+            match protocol {
+                Protocol::Rest => serve_rest(stream, shared, client, watcher, rest::handle).await,
+                Protocol::Grpc => {
+                    if greeting(&stream, app, end).await.is_some() {
+                        serve_grpc(stream, shared, client, watcher, grpc::handle).await;
                     }
-                    Protocol::Admin => match greeting(&stream, app, end).await {
-                        Some(Greeting::Http2) => {
-                            serve_grpc(stream, shared, client, watcher, admin::handle_grpc).await;
-                        }
-                        Some(Greeting::Other) => {
-                            serve_rest(stream, shared, client, watcher, admin::handle_rest).await;
-                        }
-                        None => {}
-                    },
-                    Protocol::Monitoring => match greeting(&stream, app, end).await {
-                        Some(Greeting::Http2) => {
-                            serve_grpc(stream, shared, client, watcher, probe::handle_grpc).await;
-                        }
-                        Some(Greeting::Other) => {
-                            serve_rest(stream, shared, client, watcher, probe::handle_rest).await;
-                        }
-                        None => {}
-                    },
                 }
+                Protocol::Monitoring => match greeting(&stream, app, end).await {
+                    Some(Greeting::Http2) => serve_grpc(stream, shared, client, watcher, probe::handle_grpc).await,
+                    Some(Greeting::Other) => serve_rest(stream, shared, client, watcher, probe::handle_rest).await,
+                    None => {}
+                },
+                Protocol::Admin => match greeting(&stream, app, end).await {
+                    Some(Greeting::Http2) => serve_grpc(stream, shared, client, watcher, admin::handle_grpc).await,
+                    Some(Greeting::Other) => serve_rest(stream, shared, client, watcher, admin::handle_rest).await,
+                    None => {}
+                },
             }
         }
         Stream::Unix(stream) => {
             let stream = tokio::net::UnixStream::from_std(stream)?;
-            if is_used(stream.readable(), app, Phase::Draining).await {
-                serve_grpc(
-                    TidyAuthority::new(stream),
-                    Arc::clone(app),
-                    Connection { remote: None, crowd: Crowd::Clients },
-                    watcher,
-                    grpc::handle,
-                )
-                .await;
+            let client = Connection { remote: None, crowd: Crowd::Clients, names: Vec::new() };
+            if !is_used(stream.readable(), app, Phase::Draining).await {
+                return Ok(());
+            }
+            let shared = Arc::clone(app);
+            match app.tls.of_socket() {
+                None => serve_grpc(TidyAuthority::new(stream), shared, client, watcher, grpc::handle).await,
+                Some(config) => {
+                    let mut stream = secured(stream, config, app).await?;
+                    let client = Connection { names: stream.client_names(), ..client };
+                    if is_http2(&mut stream, app).await? {
+                        serve_grpc(TidyAuthority::new(stream), shared, client, watcher, grpc::handle).await;
+                    }
+                }
             }
         }
     }
     Ok(())
+}
+
+/// Serves a connection over TLS. Clients that say by ALPN what they speak are held to it.
+async fn serve_secured(
+    stream: tokio::net::TcpStream,
+    client: Connection,
+    app: &Arc<App>,
+    protocol: Protocol,
+    watcher: Watcher,
+    config: Arc<ServerConfig>,
+) -> io::Result<()> {
+    let mut stream = secured(stream, config, app).await?;
+    let client = Connection { names: stream.client_names(), ..client };
+    let is_grpc = match protocol {
+        Protocol::Grpc => true,
+        Protocol::Rest => false,
+        Protocol::Admin | Protocol::Monitoring => stream.speaks_http2(),
+    };
+    let shared = Arc::clone(app);
+    if is_grpc {
+        if is_http2(&mut stream, app).await? {
+            match protocol {
+                Protocol::Admin => serve_grpc(stream, shared, client, watcher, admin::handle_grpc).await,
+                _ => serve_grpc(stream, shared, client, watcher, grpc::handle).await,
+            }
+        }
+    } else if in_time(stream.read_first(1, FIRST_BYTES), FIRST_BYTE_TIMEOUT, app).await?.is_some() {
+        match protocol {
+            Protocol::Admin => serve_rest(stream, shared, client, watcher, admin::handle_rest).await,
+            _ => serve_rest(stream, shared, client, watcher, rest::handle).await,
+        }
+    }
+    Ok(())
+}
+
+/// The stream behind the handshake. What is no TLS ends it at once, and so does whoever takes too long for it.
+async fn secured<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    config: Arc<ServerConfig>,
+    app: &App,
+) -> io::Result<Secured<S>> {
+    let accepted = in_time(Secured::accept(stream, config), HANDSHAKE_TIMEOUT, app).await?;
+    accepted.ok_or_else(|| io::ErrorKind::TimedOut.into())
+}
+
+/// Whether a client begins as HTTP/2 does: no other timer runs until all of its preface is there.
+async fn is_http2<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut Secured<S>, app: &App) -> io::Result<bool> {
+    if in_time(stream.read_first(1, PREFACE.len()), FIRST_BYTE_TIMEOUT, app).await?.is_none() {
+        return Ok(false);
+    }
+    let rest = stream.read_first(PREFACE.len(), PREFACE.len());
+    Ok(in_time(rest, HELLO_TIMEOUT, app).await?.is_some() && stream.first() == PREFACE)
+}
+
+/// What comes in time, and before the drain, which it must not hold up.
+async fn in_time<T>(work: impl Future<Output = io::Result<T>>, limit: Duration, app: &App) -> io::Result<Option<T>> {
+    tokio::select! {
+        done = work => done.map(Some),
+        () = app.health.drained() => Ok(None),
+        () = tokio::time::sleep(limit) => Ok(None),
+    }
 }
 
 /// How a client begins.
@@ -180,7 +249,6 @@ enum Greeting {
 /// How a client begins; `None` if it stops in the midst of the preface of HTTP/2: no other timer runs until all of it is
 /// there. It is only looked at here.
 async fn greeting(stream: &tokio::net::TcpStream, app: &App, end: Phase) -> Option<Greeting> {
-    const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let timeout = Instant::now() + HELLO_TIMEOUT;
     let mut pause = Duration::from_millis(1);
     let mut seen = [0; PREFACE.len()];

@@ -27,6 +27,7 @@ class Group(enum.Enum):
     """Where an option stands in the help."""
 
     NETWORK = "Network"
+    SECURITY = "Security"
     MODELS = "Models and versions"
     STORAGE = "Where versions lie"
     TENSORFLOW = "Loading and TensorFlow"
@@ -82,7 +83,8 @@ def _network() -> tuple[Option, ...]:
             Kind.STRING,
             "127.0.0.1",
             group,
-            "Address of the admin port. Whoever reaches it decides what is served: there is no other protection.",
+            "Address of the admin port. Whoever reaches it decides what is served, unless tls_client_ca_file or "
+            "access_config_file protects it.",
         ),
         port(
             "monitoring_port",
@@ -170,10 +172,68 @@ def _network() -> tuple[Option, ...]:
             support=Support.WITHOUT_EFFECT,
         ),
         Option(
-            "grpc_channel_arguments", Kind.STRING, "", group, "Arguments for the gRPC library.", support=Support.NOT_YET
+            "grpc_channel_arguments",
+            Kind.STRING,
+            "",
+            group,
+            "They are for the gRPC library of TensorFlow Serving, which is not used here.",
+            support=Support.WITHOUT_EFFECT,
         ),
-        Option("use_alts_credentials", Kind.BOOL, False, group, "Google ALTS credentials.", support=Support.NOT_YET),
-        Option("ssl_config_file", Kind.STRING, "", group, "TLS for gRPC.", support=Support.NOT_YET),
+        Option(
+            "grpc_socket_mode",
+            Kind.STRING,
+            "",
+            group,
+            "Permissions of the Unix socket, in octal, such as 0660; if empty, the umask decides.",
+        ),
+    )
+
+
+def _security() -> tuple[Option, ...]:
+    group = Group.SECURITY
+    return (
+        Option(
+            "ssl_config_file",
+            Kind.STRING,
+            "",
+            group,
+            "TLS for gRPC alone, its Unix socket included: a file with an SSLConfig, which holds key and certificates.",
+        ),
+        Option(
+            "use_alts_credentials", Kind.BOOL, False, group, "Google ALTS, which is not supported: only false is taken."
+        ),
+        Option(
+            "tls_certificate_file",
+            Kind.STRING,
+            "",
+            group,
+            "TLS for gRPC, REST and the admin port: a PEM file with the certificate and those between it and its root.",
+        ),
+        Option("tls_key_file", Kind.STRING, "", group, "PEM file with the private key of tls_certificate_file."),
+        Option(
+            "tls_client_ca_file",
+            Kind.STRING,
+            "",
+            group,
+            "Mutual TLS: clients have to show a certificate that one of those in this PEM file has signed.",
+        ),
+        Option(
+            "tls_reload_wait_seconds",
+            Kind.FLOAT,
+            10.0,
+            group,
+            "How often to look whether the files of certificates, keys and access have changed; 0 for never.",
+            unit="s",
+            at_least=0,
+            at_most=1_000_000,
+        ),
+        Option(
+            "access_config_file",
+            Kind.STRING,
+            "",
+            group,
+            "Who may do what: a file with a servable.AccessConfig. Without it everybody may do everything.",
+        ),
     )
 
 
@@ -639,6 +699,7 @@ def _command() -> tuple[Option, ...]:
 
 OPTIONS: tuple[Option, ...] = (
     *_network(),
+    *_security(),
     *_models(),
     *_storage(),
     *_tensorflow(),

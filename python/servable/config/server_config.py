@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from servable.config import batching, model_config, monitoring_config, platform_config, session_config, tracing
@@ -18,7 +18,8 @@ from servable.config.model_config import LabelRule, ModelConfig, Transition
 from servable.config.options import OPTIONS, Group, Support
 from servable.config.platform_config import PlatformOptions
 from servable.config.session_config import SessionOptions, has_own_threads
-from servable.errors import InvalidArgumentError, MalformedFileError, reading
+from servable.config.tls import TlsOptions
+from servable.errors import InvalidArgumentError, MalformedFileError, UnimplementedError, reading
 from servable.logs import LogFormat, LogLevel
 from servable.types import LimitSpec, ServerSpec, SessionSpec, WarmupOptions
 
@@ -126,6 +127,10 @@ class Config:
     drain_grace_s: float
     """How long requests are still accepted once a stop is asked for."""
     drain_timeout_s: float
+    tls: TlsOptions = field(default_factory=TlsOptions)
+    access_file: str | None = None
+    security_period_s: float | None = None
+    """How often to look whether files of `tls` and access have changed; `None` for never."""
     errors: tuple[str, ...] = ()
     """What to log as errors at start-up although the server runs."""
     notes: tuple[str, ...] = ()
@@ -172,6 +177,12 @@ def config_from(
     if not values["port"] and not values["grpc_socket_path"]:
         raise InvalidArgumentError(
             "At least one of server_options.grpc_port or server_options.grpc_socket_path must be set."
+        )
+    if values["use_alts_credentials"] and values["ssl_config_file"]:
+        raise InvalidArgumentError("Either use_alts_credentials must be false or ssl_config_file must be empty.")
+    if values["use_alts_credentials"]:
+        raise UnimplementedError(
+            "--use_alts_credentials: ALTS is not supported; TLS is, by --tls_certificate_file and --tls_key_file"
         )
     if values["model_base_path"]:
         models = (ModelConfig(values["model_name"], values["model_base_path"]),)
@@ -236,6 +247,14 @@ def config_from(
         monitoring_file=values["monitoring_config_file"] or None,
         drain_grace_s=values["drain_grace_seconds"],
         drain_timeout_s=values["drain_timeout_seconds"],
+        tls=TlsOptions(
+            ssl_config_file=values["ssl_config_file"] or None,
+            certificate_file=values["tls_certificate_file"] or None,
+            key_file=values["tls_key_file"] or None,
+            client_ca_file=values["tls_client_ca_file"] or None,
+        ),
+        access_file=values["access_config_file"] or None,
+        security_period_s=values["tls_reload_wait_seconds"] or None,
         errors=(f"REST is off: --rest_api_port and --port are both {values['port']}",) if clash else (),
         notes=(*_notes(values), *(_ignored(given) if platform_file else ())),
     )
@@ -279,6 +298,7 @@ def _server(values: Mapping[str, Any], *, with_rest: bool) -> ServerSpec:
     return ServerSpec(
         grpc_address=_address(host or "0.0.0.0", values["port"]),
         grpc_socket_path=values["grpc_socket_path"] or None,
+        grpc_socket_mode=_mode(values["grpc_socket_mode"]),
         rest_address=_address(host or "::", values["rest_api_port"]) if with_rest else None,
         admin_address=_address(values["admin_bind_host"], values["admin_port"]),
         monitoring_address=_address(values["monitoring_bind_host"] or "::", values["monitoring_port"]),
@@ -296,6 +316,14 @@ def _server(values: Mapping[str, Any], *, with_rest: bool) -> ServerSpec:
         max_threads=values["grpc_max_threads"] or None,
         limits=LimitSpec(**{name: values[name] for name in LimitSpec.__dataclass_fields__}),
     )
+
+
+def _mode(text: str) -> int | None:
+    if not text:
+        return None
+    if not re.fullmatch(r"0?[0-7]{3}", text):
+        raise InvalidArgumentError(f"--grpc_socket_mode={text}: it has to be three octal digits, such as 0660")
+    return int(text, 8)
 
 
 def _address(host: str, port: int) -> str | None:

@@ -507,7 +507,11 @@ mod tests {
     }
 
     fn exchange(model: &str, api: Api, entrypoint: Entrypoint) -> Exchange {
-        let connection = Arc::new(Connection { remote: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), crowd: Crowd::Clients });
+        let connection = Arc::new(Connection {
+            remote: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            crowd: Crowd::Clients,
+            names: Vec::new(),
+        });
         let exchange = Exchange::new(connection, entrypoint, Method::POST, String::new());
         exchange.asks(api);
         exchange.names(model);

@@ -1,0 +1,57 @@
+"""Files that are read again while the server runs; what they say is handed on when it has changed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from servable import engine
+from servable.errors import MalformedFileError, ServableError
+
+__all__ = ["Kept", "keep_reading"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Kept(Generic[T]):
+    """What some files say, handed on. `title` is what they are called in the log."""
+
+    def __init__(self, title: str, read: Callable[[], T], apply: Callable[[T], None]) -> None:
+        self._title = title
+        self._read = read
+        self._apply = apply
+        self._said: T | None = None
+        self._complaint = ""
+
+    def start(self) -> None:
+        """Read and apply for the first time; errors are the caller's."""
+        said = self._read()
+        self._apply(said)
+        self._said = said
+
+    def look(self) -> None:
+        """Apply what has changed. What is wrong is logged once, and what was applied last stays."""
+        complaint = ""
+        try:
+            said = self._read()
+            if said != self._said:
+                self._apply(said)
+                self._said = said
+                log.info("%s: what has changed is in use", self._title)
+        except (ServableError, engine.EngineError) as error:
+            detail = f" ({error.detail})" if isinstance(error, MalformedFileError) else ""
+            complaint = f"{self._title}: {error.message}{detail}; what was in use before stays"
+        if complaint and complaint != self._complaint:
+            log.error(complaint)
+        self._complaint = complaint
+
+
+def keep_reading(kept: Sequence[Kept[T]], period_s: float, stopped: threading.Event) -> None:
+    """Look once per period until `stopped`."""
+    while not stopped.wait(period_s):
+        for one in kept:
+            one.look()
