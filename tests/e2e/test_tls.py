@@ -9,6 +9,7 @@ import ssl
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -119,7 +120,8 @@ def test_the_admin_port_has_tls_for_both_protocols(server: ServerProcess, author
     port = server.admin_port  # type: ignore[attr-defined]
     assert get(port, "/admin/v1/models", trusting(authority))[0] == 200
     with grpc.secure_channel(f"127.0.0.1:{port}", credentials(authority)) as channel:
-        answer = channel.unary_unary("/servable.admin.v1.Admin/ListModels")(b"", timeout=DEADLINE_S)
+        ask: Any = channel.unary_unary("/servable.admin.v1.Admin/ListModels")
+        answer = ask(b"", timeout=DEADLINE_S)
         assert b"half_plus_two" in answer
     ca = tmp_path / "ca.crt"
     ca.write_bytes(authority.certificate)
@@ -162,7 +164,7 @@ def test_with_mutual_tls_clients_need_a_certificate(authority: Authority, tmp_pa
         for client in (None, bad):
             with pytest.raises(grpc.RpcError):
                 versions(server.grpc_address, credentials(authority, client))
-            context = trusting(authority, client and client.write(tmp_path, "bad"))
+            context = trusting(authority, client.write(tmp_path, "bad") if client else None)
             with pytest.raises((ssl.SSLError, OSError)):
                 get(server.rest_port, STATUS, context)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import http.client
 import json
@@ -20,12 +21,23 @@ PREFIX = "/admin/v1/models"
 class AdminClient:
     """Makes one connection per call. `ServableError` with the server's code, or UNAVAILABLE if it cannot be reached."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, api_key_file: str | None = None, ca_file: str | None = None) -> None:
+        """With `ca_file`, the connection is made over TLS, to a server whose certificate one of those in it has signed.
+
+        With `api_key_file`, what it holds is sent along: a key or a token.
+        """
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal():
             raise InvalidArgumentError(f"Expected --server to be HOST:PORT; got {address}")
         self._address = address
         self._host, self._port = host.strip("[]"), int(port)
+        self._headers = {"authorization": f"Bearer {_key(api_key_file)}"} if api_key_file else {}
+        self._ca_file = ca_file
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> AdminClient:
+        """The client that arguments of `Parser.add_server` ask for."""
+        return cls(options.server, api_key_file=options.api_key_file, ca_file=options.ca_file)
 
     def list(self) -> list[dict[str, Any]]:
         """All models that are configured."""
@@ -59,6 +71,17 @@ class AdminClient:
         answer: dict[str, Any] = self._call("GET", (name, "batching"), query=query)
         return answer
 
+    def _connection(self) -> http.client.HTTPConnection:
+        if self._ca_file is None:
+            return http.client.HTTPConnection(self._host, self._port, timeout=CONNECT_TIMEOUT_S)
+        import ssl
+
+        try:
+            context = ssl.create_default_context(cafile=self._ca_file)
+        except OSError as error:
+            raise InvalidArgumentError(f"--ca_file={self._ca_file}: no certificates can be read: {error}") from error
+        return http.client.HTTPSConnection(self._host, self._port, timeout=CONNECT_TIMEOUT_S, context=context)
+
     def _model(self, verb: str, *parts: str, **options: Any) -> dict[str, Any]:
         model: dict[str, Any] = self._call(verb, parts, **options)
         return model
@@ -75,11 +98,11 @@ class AdminClient:
         target = "/".join([PREFIX, *(quote(part, safe="") for part in parts)]) + suffix
         if query:
             target = f"{target}?{urlencode(query)}"
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=CONNECT_TIMEOUT_S)
+        connection = self._connection()
         try:
             connection.connect()
             connection.sock.settimeout(None)  # models may take long to load
-            connection.request(verb, target, None if body is None else json.dumps(body))
+            connection.request(verb, target, None if body is None else json.dumps(body), self._headers)
             response = connection.getresponse()
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
@@ -98,3 +121,11 @@ class AdminClient:
             raise ServableError(
                 f"what answers at {self._address} is no admin port (status {response.status})", code="UNAVAILABLE"
             ) from error
+
+
+def _key(path: str) -> str:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip()
+    except (OSError, ValueError) as error:
+        raise InvalidArgumentError(f"--api_key_file={path}: it cannot be read: {error}") from error

@@ -34,6 +34,11 @@ class Parser(argparse.ArgumentParser):
             help="admin port of the server (default: $SERVABLE_ADMIN, else %(default)s)",
         )
 
+        self.add_argument("--api_key_file", metavar="FILE", help="a key or token to send along (see docs/security.md)")
+        self.add_argument(
+            "--ca_file", metavar="FILE", help="connect over TLS to a server whose certificate this has signed"
+        )
+
     def add_json(self) -> None:
         self.add_argument("--json", action="store_true", help="print JSON")
 

@@ -48,7 +48,7 @@ def _parser() -> Parser:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    answer = AdminClient(options.server).batching(options.name, options.version)
+    answer = AdminClient.of(options).batching(options.name, options.version)
     show(options, answer, lambda: as_report(options.name, answer["versions"]))
     return 0
 

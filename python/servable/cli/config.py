@@ -76,7 +76,7 @@ def _diff(options: argparse.Namespace) -> int:
     except ValueError as error:
         malformed = MalformedFileError(options.file, "tensorflow.serving.ModelServerConfig", str(error))
         raise ServableError(f"{malformed.message}: {error}", code=malformed.code) from error
-    found = differences([_present(model) for model in AdminClient(options.server).list()], wanted, os.listdir)
+    found = differences([_present(model) for model in AdminClient.of(options).list()], wanted, os.listdir)
     show(
         options,
         [difference.to_json() for difference in found],

@@ -82,23 +82,23 @@ def _seconds(text: str) -> float:
 
 
 def _list(options: argparse.Namespace) -> int:
-    listed = AdminClient(options.server).list()
+    listed = AdminClient.of(options).list()
     show(options, listed, lambda: as_list(listed))
     return 0
 
 
 def _status(options: argparse.Namespace) -> int:
-    return _show_model(options, AdminClient(options.server).get(options.name))
+    return _show_model(options, AdminClient.of(options).get(options.name))
 
 
 def _remove(options: argparse.Namespace) -> int:
-    AdminClient(options.server).remove(options.name)
+    AdminClient.of(options).remove(options.name)
     show(options, {}, lambda: [f"Model {options.name} is not served any more."])
     return 0
 
 
 def _add(options: argparse.Namespace) -> int:
-    client, labels = AdminClient(options.server), dict(options.label)
+    client, labels = AdminClient.of(options), dict(options.label)
     # Versions that are to be loaded cannot be labelled yet; labels that the model has already stay where they are.
     first = labels if options.no_wait else _labels(client, options.name)
     model = ModelConfig(
@@ -147,7 +147,7 @@ def _policy(options: argparse.Namespace) -> Policy:
 def _label(options: argparse.Namespace) -> int:
     if options.remove == (options.version is not None):
         raise FlagError("Expected a version for the label, or --remove")
-    client = AdminClient(options.server)
+    client = AdminClient.of(options)
     if options.remove:
         return _show_model(options, client.remove_label(options.name, options.label))
     return _show_model(options, client.set_label(options.name, options.label, options.version))

@@ -205,7 +205,7 @@ def _record(arguments: Sequence[str]) -> None:
     parser.add_argument("--force", action="store_true")
     options = parser.parse_args(arguments)
     print(f"Waiting for requests: {options.count} of them, or {options.seconds:g} s", file=sys.stderr)
-    records = AdminClient(options.server).record(options.model, options.count, options.seconds)
+    records = AdminClient.of(options).record(options.model, options.count, options.seconds)
     if not records:
         raise NotFoundError(f"nobody asked {options.model} anything within {options.seconds:g} s")
     _write(options.out, records, force=options.force)
