@@ -161,10 +161,10 @@ def _secrets(config: Config, server: engine.Server) -> Sequence[Kept[Any]]:
         import ssl
 
         roots = ssl.get_default_verify_paths().cafile
-        secrets.append(Kept("TLS", lambda: read_tls(config.tls, engine, roots), server.set_tls))
+        secrets.append(Kept("TLS", lambda: read_tls(config.tls, engine, roots), server.set_tls, engine.EngineError))
     if config.access_file:
         path = config.access_file
-        secrets.append(Kept("Access", lambda: read_access(path, engine), server.set_access))
+        secrets.append(Kept("Access", lambda: read_access(path, engine), server.set_access, engine.EngineError))
     return secrets
 
 

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-from servable import engine
 from servable.errors import MalformedFileError, ServableError
 
 __all__ = ["Kept", "keep_reading"]
@@ -18,12 +17,15 @@ T = TypeVar("T")
 
 
 class Kept(Generic[T]):
-    """What some files say, handed on. `title` is what they are called in the log."""
+    """What some files say, handed on. `title` is what they are called in the log; `refusals` is what `apply` raises."""
 
-    def __init__(self, title: str, read: Callable[[], T], apply: Callable[[T], None]) -> None:
+    def __init__(
+        self, title: str, read: Callable[[], T], apply: Callable[[T], None], refusals: type[Exception]
+    ) -> None:
         self._title = title
         self._read = read
         self._apply = apply
+        self._refusals = refusals
         self._said: T | None = None
         self._complaint = ""
 
@@ -42,9 +44,9 @@ class Kept(Generic[T]):
                 self._apply(said)
                 self._said = said
                 log.info("%s: what has changed is in use", self._title)
-        except (ServableError, engine.EngineError) as error:
+        except (ServableError, self._refusals) as error:
             detail = f" ({error.detail})" if isinstance(error, MalformedFileError) else ""
-            complaint = f"{self._title}: {error.message}{detail}; what was in use before stays"
+            complaint = f"{self._title}: {getattr(error, 'message', error)}{detail}; what was in use before stays"
         if complaint and complaint != self._complaint:
             log.error(complaint)
         self._complaint = complaint
