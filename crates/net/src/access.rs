@@ -176,7 +176,7 @@ impl Access {
         let certificates = spec.certificates.iter().map(|(name, caller)| (name.clone(), identity(caller))).collect();
         let tokens = spec.tokens.iter().map(Tokens::new).collect::<Result<_, _>>()?;
         let anonymous = identity(&ANONYMOUS.to_owned());
-        Ok(Self { keys, certificates, tokens, anonymous, rules })
+        Ok(Self { keys, certificates, tokens, rules, anonymous })
     }
 
     /// Who sends a request over a connection whose certificate has these names. `UNAUTHENTICATED` for credentials that
@@ -247,7 +247,8 @@ mod tests {
 
     fn access() -> Access {
         let hash = |key: &str| {
-            digest(&SHA256, key.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+            let digits = |byte: &u8| [byte >> 4, byte & 15].map(|digit| char::from_digit(digit.into(), 16));
+            digest(&SHA256, key.as_bytes()).as_ref().iter().flat_map(digits).flatten().collect::<String>()
         };
         let rule = |callers: &[&str], rights: &[&str], models: &[&str]| RuleSpec {
             callers: texts(callers),

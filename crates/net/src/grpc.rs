@@ -142,10 +142,10 @@ fn right_for(path: &str) -> Option<Right> {
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;
     match (service, method) {
         (_, "HandleReloadConfigRequest") => Some(Right::Reload),
-        ("tensorflow.serving.PredictionService", "GetModelMetadata") => Some(Right::Read),
+        ("tensorflow.serving.PredictionService", "GetModelMetadata")
+        | ("tensorflow.serving.ModelService", _)
+        | ("grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection", _) => Some(Right::Read),
         ("tensorflow.serving.PredictionService" | "tensorflow.serving.SessionService", _) => Some(Right::Predict),
-        ("tensorflow.serving.ModelService", _) => Some(Right::Read),
-        ("grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection", _) => Some(Right::Read),
         _ => None,
     }
 }
