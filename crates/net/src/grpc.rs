@@ -143,8 +143,12 @@ fn right_for(path: &str) -> Option<Right> {
     match (service, method) {
         (_, "HandleReloadConfigRequest") => Some(Right::Reload),
         ("tensorflow.serving.PredictionService", "GetModelMetadata")
-        | ("tensorflow.serving.ModelService", _)
-        | ("grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection", _) => Some(Right::Read),
+        | (
+            "tensorflow.serving.ModelService"
+            | "grpc.reflection.v1.ServerReflection"
+            | "grpc.reflection.v1alpha.ServerReflection",
+            _,
+        ) => Some(Right::Read),
         ("tensorflow.serving.PredictionService" | "tensorflow.serving.SessionService", _) => Some(Right::Predict),
         _ => None,
     }
