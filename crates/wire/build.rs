@@ -6,10 +6,11 @@ use std::{env, fs};
 
 use prost::Message;
 
-const FILES: [&str; 12] = [
+const FILES: [&str; 13] = [
     "tensorflow.proto",
     "tensorflow_config.proto",
     "tensorflow_error.proto",
+    "tensorflow_profiler.proto",
     "serving.proto",
     "serving_batching.proto",
     "serving_config.proto",

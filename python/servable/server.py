@@ -23,6 +23,7 @@ from servable.config.tls import read_tls
 from servable.control.answers import answer_calls
 from servable.control.calls import find_handler
 from servable.control.keeping import Kept, keep_reading
+from servable.control.profiling import Profiling
 from servable.errors import MalformedFileError, ServableError
 from servable.logs import say
 from servable.models.loader import Prepared
@@ -35,6 +36,8 @@ from servable.models.reload import Look, Reloader, Started, unavailable, watch_c
 from servable.models.source import Aspired, FileSystemSource
 from servable.models.state_file import StateFile
 from servable.platforms.base import Platforms, PlatformSettings
+from servable.platforms.profiler import open_profiler
+from servable.platforms.tensorflow import find_package
 from servable.storage.stores import Stores
 from servable.types import WarmupOptions
 
@@ -123,7 +126,8 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
         looks = (source.scan, mender.look)
         _start_thread("scan", functools.partial(_keep_looking, looks, config.models.scan_period_s, stopping.event))
     # From here on, so that the list of the start is the first one.
-    find = find_handler(reloader, lambda: manager.routes, manager.ask_for, server, engine)
+    profiling = Profiling(functools.partial(open_profiler, find_package), engine, stopping.event)
+    find = find_handler(reloader, lambda: manager.routes, manager.ask_for, server, engine, profiling)
     _start_thread("control", functools.partial(answer_calls, server.next_call, find, stopping.event))
     if not _has_started(started, config.models.start_timeout_s, stopping):
         log.info("Stopping before the first models are available")

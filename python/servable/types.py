@@ -150,6 +150,8 @@ class ServerSpec:
     tensor_content: bool = False
     """Predict answers over gRPC carry `tensor_content` instead of typed values."""
     health_service: bool = False
+    profiler: bool = False
+    """TensorFlow's profiler service is answered."""
     session_service: bool = False
     """`SessionRun` is answered."""
     allow_labels: bool = True

@@ -75,6 +75,8 @@ pub struct Settings {
     /// Predict answers over gRPC carry `tensor_content`.
     pub tensor_content: bool,
     pub health_service: bool,
+    /// TensorFlow's profiler service is answered.
+    pub profiler: bool,
     /// `SessionRun` is answered.
     pub session_service: bool,
     /// Requests may not name versions by label.

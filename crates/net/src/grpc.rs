@@ -41,6 +41,8 @@ use crate::session;
 
 const SMALL_MESSAGE_BYTES: usize = 16 << 20;
 
+const PROFILER: &str = "/tensorflow.ProfilerService/";
+
 const SIGNATURE_DEF: &str = "signature_def";
 const SIGNATURE_MAP_URL: &str = "type.googleapis.com/tensorflow.serving.SignatureDefMap";
 
@@ -115,6 +117,10 @@ pub(crate) async fn handle(app: Arc<App>, connection: Arc<Connection>, request: 
             exchange.ends(status.map_or(Ok(0), |status| Err(code_of(&status))));
             answer
         }
+        path if app.settings.profiler && path.starts_with(PROFILER) => {
+            let method = path.trim_start_matches('/').to_owned();
+            unary_up_to(SMALL_MESSAGE_BYTES, &app, call, |app, received| pass_on(app, received, method.clone())).await
+        }
         "/tensorflow.serving.SessionService/SessionRun" if app.settings.session_service => {
             unary(&app, call.asking(Api::SessionRun), session::run).await
         }
@@ -142,6 +148,7 @@ fn right_for(path: &str) -> Option<Right> {
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;
     match (service, method) {
         (_, "HandleReloadConfigRequest") => Some(Right::Reload),
+        ("tensorflow.ProfilerService", _) => Some(Right::Profile),
         ("tensorflow.serving.PredictionService", "GetModelMetadata")
         | (
             "tensorflow.serving.ModelService"
@@ -156,8 +163,11 @@ fn right_for(path: &str) -> Option<Right> {
 
 /// The services that are answered, by their full names.
 pub(crate) fn services(settings: &Settings) -> Vec<&'static str> {
-    let optional =
-        [(settings.health_service, probe::SERVICE), (settings.session_service, "tensorflow.serving.SessionService")];
+    let optional = [
+        (settings.health_service, probe::SERVICE),
+        (settings.profiler, "tensorflow.ProfilerService"),
+        (settings.session_service, "tensorflow.serving.SessionService"),
+    ];
     let mut services = vec!["tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"];
     services.extend(optional.into_iter().filter(|(is_on, _)| *is_on).map(|(_, name)| name));
     services

@@ -168,8 +168,7 @@ def _network() -> tuple[Option, ...]:
             Kind.BOOL,
             True,
             group,
-            "There is no profiler service on the gRPC port.",
-            support=Support.WITHOUT_EFFECT,
+            "Answer TensorFlow's profiler client on the gRPC port. Whoever reaches it can slow the server down.",
         ),
         Option(
             "grpc_channel_arguments",

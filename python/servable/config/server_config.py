@@ -307,6 +307,7 @@ def _server(values: Mapping[str, Any], *, with_rest: bool) -> ServerSpec:
         check_method_names=values["enable_signature_method_name_check"],
         tensor_content=values["enable_serialization_as_tensor_content"],
         health_service=values["enable_grpc_healthcheck_service"],
+        profiler=values["enable_profiler"],
         session_service=values["enable_session_service"],
         allow_labels=values["allow_version_labels"],
         strict_json=values["rest_api_strict_json"],

@@ -10,6 +10,8 @@ from servable.config.codec import Codec
 from servable.control import rest
 from servable.control.admin import SERVICE, Admin
 from servable.control.answers import Handler
+from servable.control.profiling import SERVICE as PROFILER
+from servable.control.profiling import Profiling
 from servable.models.reload import Reloader, answer_reload
 from servable.types import ModelRoutes
 from servable.warmup.recording import Capturing
@@ -23,6 +25,7 @@ def find_handler(
     ask_for: Callable[[str, int], None],
     server: Capturing,
     codec: Codec,
+    profiling: Profiling,
 ) -> Callable[[str], Handler]:
     """A function from the method of a call to its handler. It raises `ServableError` for methods that there are not."""
     admin = Admin(reloader, routes, server, codec)
@@ -36,6 +39,8 @@ def find_handler(
         if method == "HandleReloadConfigRequest":
             return reload
         service, slash, name = method.partition("/")
+        if service == PROFILER:
+            return Handler(functools.partial(profiling.answer, name), may_wait=True)
         return admin.rpc(name) if slash and service == SERVICE else rest.find(method, admin)
 
     return find

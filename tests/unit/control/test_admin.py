@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from servable.config.model_config import ModelConfig, Specific
 from servable.control.calls import find_handler
+from servable.control.profiling import Profiling
 from servable.errors import NotFoundError, ServableError
 from servable.models.overlay import Origin
 from servable.models.reload import Listed, Reloader
@@ -57,8 +58,18 @@ class FakeServer:
         return [f"{model} {number}".encode() for number in range(count)]
 
 
+def ignore(name: str, version: int) -> None:
+    """Nobody loads what is asked for."""
+
+
+NO_PROFILES = cast(Profiling, None)
+"""Nothing here asks for one."""
+
+
 def ask(reloader: FakeReloader, method: str, routes: Mapping[str, ModelRoutes] = ROUTES, **fields: Any) -> Any:
-    find = find_handler(cast(Reloader, reloader), lambda: routes, lambda name, version: None, FakeServer(), FakeCodec())
+    find = find_handler(
+        cast(Reloader, reloader), lambda: routes, lambda name, version: None, FakeServer(), FakeCodec(), NO_PROFILES
+    )
     return json.loads(find(method).answer(json.dumps(fields).encode() if fields else b""))
 
 
@@ -160,14 +171,18 @@ def test_what_cannot_be_done_is_told(reloader: FakeReloader, method: str, fields
 
 @pytest.mark.parametrize("body", [b"x", b"[1]", b"\xff", b"[" * 100_000])
 def test_bodies_that_are_no_objects_are_refused(reloader: FakeReloader, body: bytes) -> None:
-    find = find_handler(cast(Reloader, reloader), lambda: ROUTES, lambda name, version: None, FakeServer(), FakeCodec())
+    find = find_handler(
+        cast(Reloader, reloader), lambda: ROUTES, lambda name, version: None, FakeServer(), FakeCodec(), NO_PROFILES
+    )
     with pytest.raises(ServableError) as caught:
         find("PUT /admin/v1/models/m").answer(body)
     assert caught.value.code == "INVALID_ARGUMENT"
 
 
 def test_only_calls_that_change_something_may_wait(reloader: FakeReloader) -> None:
-    find = find_handler(cast(Reloader, reloader), lambda: ROUTES, lambda name, version: None, FakeServer(), FakeCodec())
+    find = find_handler(
+        cast(Reloader, reloader), lambda: ROUTES, lambda name, version: None, FakeServer(), FakeCodec(), NO_PROFILES
+    )
     waits = {
         method: find(method).may_wait
         for method in (
@@ -193,6 +208,7 @@ def test_a_version_is_asked_for() -> None:
         lambda name, version: asked.append((name, version)),
         FakeServer(),
         FakeCodec(),
+        NO_PROFILES,
     )
     load = find("Load")
     assert not load.may_wait
