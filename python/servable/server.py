@@ -17,6 +17,7 @@ from typing import Any
 
 from servable import engine
 from servable.config.access import read_access
+from servable.config.limits import fitted
 from servable.config.platform_config import PlatformOptions
 from servable.config.server_config import Config, Files, read_files, read_models
 from servable.config.tls import read_tls
@@ -28,7 +29,7 @@ from servable.errors import MalformedFileError, ServableError
 from servable.logs import say
 from servable.models.loader import Prepared
 from servable.models.manager import Keeping, Manager, Outside, Pools, Retries
-from servable.models.memory import Memory, available_ram
+from servable.models.memory import Memory, available_ram, ram_limit
 from servable.models.mender import Mender
 from servable.models.overlay import Origin
 from servable.models.pool import ThreadPool
@@ -88,8 +89,13 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
     files = read_files(config, engine)
     for text in files.notes:
         log.warning(text)
+    limits, text = fitted(config.server.limits, ram_limit(_read))
+    if text:
+        log.info(text)
     server = engine.Server(
-        replace(config.server, metrics_path=files.metrics_path, metrics_unasked=not config.monitoring_file)
+        replace(
+            config.server, limits=limits, metrics_path=files.metrics_path, metrics_unasked=not config.monitoring_file
+        )
     )
     secrets = _secrets(config, server)
     for kept in secrets:

@@ -127,8 +127,25 @@ class LimitSpec:
     max_repeated_bytes: int | None = None
     max_output_bytes: int | None = None
     max_connections: int | None = None
+    max_connections_per_client: int | None = None
+    """0 for no such limit, and so for the next two."""
+    max_requests_per_client: int | None = None
+    max_requests_per_model: int | None = None
+    connection_idle_timeout_seconds: float | None = None
+    header_timeout_seconds: float | None = None
     max_requests_in_flight: int | None = None
     max_bytes_in_flight: int | None = None
+
+
+@dataclass(frozen=True)
+class GrpcSpec:
+    """Settings of gRPC connections; `None` where the engine's default is to hold."""
+
+    keepalive_time_ms: int | None = None
+    """How often to ask whether the client is still there."""
+    keepalive_timeout_ms: int | None = None
+    max_concurrent_streams: int | None = None
+    max_metadata_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -172,6 +189,7 @@ class ServerSpec:
     max_threads: int | None = None
     """Most runs at a time outside the network threads; `None` for the engine's default."""
     limits: LimitSpec = field(default_factory=LimitSpec)
+    grpc: GrpcSpec = field(default_factory=GrpcSpec)
 
 
 @dataclass(frozen=True)

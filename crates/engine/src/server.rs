@@ -9,7 +9,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use servable_core::routes::{ModelRoutes as CoreModelRoutes, Routes, State, VersionStatus};
 use servable_core::{Code, Limits, Status};
-use servable_net::{AccessLogSettings, AccessSpec as NetAccessSpec, Server as NetServer, Settings, TraceProtocol};
+use servable_net::{
+    AccessLogSettings, AccessSpec as NetAccessSpec, GrpcSettings, Server as NetServer, Settings, TraceProtocol,
+};
 use servable_wire::json::Dialect;
 
 use crate::error::raised;
@@ -27,8 +29,22 @@ struct LimitSpec {
     max_repeated_bytes: Option<usize>,
     max_output_bytes: Option<usize>,
     max_connections: Option<usize>,
+    max_connections_per_client: Option<usize>,
+    max_requests_per_client: Option<usize>,
+    max_requests_per_model: Option<usize>,
+    connection_idle_timeout_seconds: Option<f64>,
+    header_timeout_seconds: Option<f64>,
     max_requests_in_flight: Option<usize>,
     max_bytes_in_flight: Option<usize>,
+}
+
+/// `servable.types.GrpcSpec`.
+#[derive(FromPyObject)]
+struct GrpcSpec {
+    keepalive_time_ms: Option<u64>,
+    keepalive_timeout_ms: Option<u64>,
+    max_concurrent_streams: Option<u32>,
+    max_metadata_bytes: Option<u32>,
 }
 
 /// `servable.types.ServerSpec`.
@@ -57,6 +73,7 @@ struct ServerSpec {
     traces: Option<String>,
     max_threads: Option<usize>,
     limits: LimitSpec,
+    grpc: GrpcSpec,
 }
 
 impl From<ServerSpec> for Settings {
@@ -97,11 +114,26 @@ impl From<ServerSpec> for Settings {
             access_log: spec.access_log.map(|path| AccessLogSettings { path, json: spec.access_log_json }),
             max_threads: spec.max_threads,
             max_connections: given.max_connections,
+            max_connections_per_client: given.max_connections_per_client.filter(|most| *most > 0),
+            max_requests_per_client: given.max_requests_per_client.filter(|most| *most > 0),
+            max_requests_per_model: given.max_requests_per_model.filter(|most| *most > 0),
+            connection_idle_timeout: given.connection_idle_timeout_seconds.and_then(duration),
+            header_timeout: given.header_timeout_seconds.and_then(duration),
             max_requests_in_flight: given.max_requests_in_flight,
             max_bytes_in_flight: given.max_bytes_in_flight,
             limits,
+            grpc: GrpcSettings {
+                keepalive_time: spec.grpc.keepalive_time_ms.map(Duration::from_millis),
+                keepalive_timeout: spec.grpc.keepalive_timeout_ms.map(Duration::from_millis),
+                max_concurrent_streams: spec.grpc.max_concurrent_streams,
+                max_metadata_bytes: spec.grpc.max_metadata_bytes,
+            },
         }
     }
+}
+
+fn duration(seconds: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(seconds).ok()
 }
 
 /// `servable.types.VersionRoute`.

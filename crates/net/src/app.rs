@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
@@ -29,15 +30,20 @@ use crate::access::{self, Access, Right};
 use crate::access_log::{AccessLog, AccessLogSettings};
 use crate::body::Budget;
 use crate::control::{self, ControlCall};
-use crate::exchange::Exchange;
+use crate::exchange::{Connection, Exchange};
 use crate::health::Health;
 use crate::metrics::{Metrics, Moment};
+use crate::quota::{Full, Quota, Turn};
 use crate::reflection::Reflection;
 use crate::tap::Tap;
 use crate::tls::Tls;
 use crate::trace::{TraceProtocol, Tracing};
 
 const DEFAULT_REQUESTS_IN_FLIGHT: usize = 10_000;
+/// How long a new connection may wait for its first bytes; clients open some in advance.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long a client may take to send its request's head, or the first bytes of HTTP/2.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Requests that may be at work on the monitoring port, those among them that watch.
 const MOST_PROBES: u64 = 256;
 
@@ -51,8 +57,16 @@ pub(crate) const PRINTING: usize = 4;
 pub(crate) const INFLATION: usize = 64;
 
 /// What a request that is one too many is told.
-pub(crate) fn overloaded() -> Status {
+fn overloaded() -> Status {
     Status::new(Code::Unavailable, "too many requests are at work (max_requests_in_flight); try again later")
+}
+
+/// What a request is told whose client has as many as it may.
+fn client_overloaded() -> Status {
+    Status::new(
+        Code::Unavailable,
+        "too many requests of this client are at work (max_requests_per_client); try again later",
+    )
 }
 
 /// What to listen on and how to answer.
@@ -95,14 +109,40 @@ pub struct Settings {
     /// Most runs at a time outside the network threads.
     pub max_threads: Option<usize>,
     pub max_connections: Option<usize>,
+    /// Most connections, and most requests, that one address may have at a time.
+    pub max_connections_per_client: Option<usize>,
+    pub max_requests_per_client: Option<usize>,
+    /// Most requests that may be at work for one model at a time.
+    pub max_requests_per_model: Option<usize>,
+    pub connection_idle_timeout: Option<Duration>,
+    pub header_timeout: Option<Duration>,
     /// Most requests that may be at work at a time, whatever they wait for.
     pub max_requests_in_flight: Option<usize>,
     /// Bytes that request messages and bodies at work may take together.
     pub max_bytes_in_flight: Option<usize>,
     pub limits: Limits,
+    pub grpc: GrpcSettings,
+}
+
+/// Settings of gRPC connections, where they are not to be the usual ones.
+#[derive(Clone, Debug, Default)]
+pub struct GrpcSettings {
+    /// How often the client is asked whether it is still there.
+    pub keepalive_time: Option<Duration>,
+    pub keepalive_timeout: Option<Duration>,
+    pub max_concurrent_streams: Option<u32>,
+    pub max_metadata_bytes: Option<u32>,
 }
 
 impl Settings {
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        self.connection_idle_timeout.unwrap_or(IDLE_TIMEOUT)
+    }
+
+    pub(crate) fn header_timeout(&self) -> Duration {
+        self.header_timeout.unwrap_or(HEADER_TIMEOUT)
+    }
+
     /// The signature that a request names, if it has what the task needs.
     pub(crate) fn task_signature<'a>(
         &self,
@@ -149,6 +189,9 @@ pub(crate) struct App {
     pub(crate) access: OnceLock<ArcSwap<Access>>,
     pub(crate) connections: Gauge,
     pub(crate) in_flight: Gauge,
+    /// Requests at work, by model and by client.
+    pub(crate) of_models: Quota<String>,
+    pub(crate) of_clients: Quota<Option<IpAddr>>,
     /// Those in flight that have not come yet.
     pub(crate) arriving: Gauge,
     pub(crate) requests: AtomicU64,
@@ -224,6 +267,7 @@ impl App {
         self.allow(exchange, right, name)?;
         let servable = self.routes.current().resolve(name, choice)?;
         exchange.finds(&servable);
+        exchange.takes_turn(&self.of_models)?;
         Ok(servable)
     }
 
@@ -266,10 +310,22 @@ impl App {
     }
 
     /// Notes a request on such a port, and says whether it is one too many.
-    pub(crate) fn begin(&self, crowd: Crowd) -> (GaugeGuard, bool) {
-        match crowd {
-            Crowd::Clients => (self.begin_request(), self.is_overloaded()),
-            Crowd::Watchers => (self.probes.enter(), self.probes.value() > MOST_PROBES),
+    pub(crate) fn begin(&self, connection: &Connection) -> (InFlight, Result<(), Status>) {
+        match connection.crowd {
+            Crowd::Clients => {
+                let (guard, turn) = (self.begin_request(), self.of_clients.take(|| connection.remote));
+                let room = match &turn {
+                    _ if self.is_overloaded() => Err(overloaded()),
+                    Err(Full) => Err(client_overloaded()),
+                    Ok(_) => Ok(()),
+                };
+                (InFlight { _turn: turn.ok(), _guard: guard }, room)
+            }
+            Crowd::Watchers => {
+                let guard = self.probes.enter();
+                let is_full = self.probes.value() > MOST_PROBES;
+                (InFlight { _turn: None, _guard: guard }, if is_full { Err(overloaded()) } else { Ok(()) })
+            }
         }
     }
 
@@ -480,6 +536,19 @@ impl Gauge {
 
     pub(crate) fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A request's place among all, and among those of its client.
+pub(crate) struct InFlight {
+    _turn: Option<Turn<Option<IpAddr>>>,
+    _guard: GaugeGuard,
+}
+
+impl InFlight {
+    #[cfg(test)]
+    pub(crate) fn of(gauge: &Gauge) -> Self {
+        Self { _turn: None, _guard: gauge.enter() }
     }
 }
 

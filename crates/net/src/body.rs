@@ -15,7 +15,8 @@ use servable_core::{Code, Status};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::app::GaugeGuard;
+use crate::app::InFlight;
+use crate::quota::Turn;
 use crate::stall::{Sending, Stalls};
 
 /// How long a client may take for the next part of a request, and longer for all of it only as it goes on.
@@ -169,15 +170,19 @@ pub(crate) struct Sent<B> {
     sending: Sending,
     /// What it holds of the budget, if it is large.
     _share: Option<Arc<Share>>,
-    _in_flight: GaugeGuard,
+    /// Its place among the requests for its model, and its place among all.
+    _turn: Option<Arc<Turn<String>>>,
+    _in_flight: InFlight,
 }
 
 impl<B> Sent<B> {
-    pub(crate) fn of(response: Response<B>, in_flight: GaugeGuard, stalls: &Stalls) -> Response<Self> {
+    pub(crate) fn of(response: Response<B>, in_flight: InFlight, stalls: &Stalls) -> Response<Self> {
         let (mut head, body) = response.into_parts();
         let share = head.extensions.remove::<Arc<Share>>();
+        let turn = head.extensions.remove();
         let sending = stalls.begin(share.is_some());
-        Response::from_parts(head, Self { body, rest: Bytes::new(), sending, _share: share, _in_flight: in_flight })
+        let sent = Self { body, rest: Bytes::new(), sending, _share: share, _turn: turn, _in_flight: in_flight };
+        Response::from_parts(head, sent)
     }
 }
 
@@ -267,7 +272,8 @@ mod tests {
     async fn an_answer_counts_until_its_last_piece_is_taken() {
         let gauge = Gauge::default();
         let data = Bytes::from(vec![7; 3 * PIECE_BYTES + 1]);
-        let mut body = Sent::of(Response::new(Full::new(data.clone())), gauge.enter(), &Stalls::default()).into_body();
+        let mut body =
+            Sent::of(Response::new(Full::new(data.clone())), InFlight::of(&gauge), &Stalls::default()).into_body();
         assert_eq!(body.size_hint().exact(), Some(data.len() as u64));
         let mut got = Vec::new();
         while let Some(frame) = body.frame().await {

@@ -2,17 +2,18 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use http::{Method, StatusCode};
+use http::{Method, Response, StatusCode};
 use opentelemetry::Context;
-use servable_core::Code;
 use servable_core::progress::{Mark, Progress};
 use servable_core::servable::Servable;
 use servable_core::usage::{Api, Entrypoint};
+use servable_core::{Code, Status};
 
 use crate::access::Identity;
 use crate::app::{App, Crowd};
+use crate::quota::{Quota, Turn};
 
 /// The other end of a connection, as far as it is known.
 #[derive(Clone, Debug)]
@@ -38,6 +39,8 @@ pub(crate) struct Exchange {
     api: OnceLock<Api>,
     model: OnceLock<String>,
     servable: OnceLock<Arc<Servable>>,
+    /// What it has of what its model may have.
+    turn: Mutex<Option<Turn<String>>>,
     signature: AtomicUsize,
     code: AtomicU16,
     http_status: AtomicU16,
@@ -62,6 +65,7 @@ impl Exchange {
             api: OnceLock::new(),
             model: OnceLock::new(),
             servable: OnceLock::new(),
+            turn: Mutex::default(),
             signature: AtomicUsize::new(NO_SIGNATURE),
             // Nobody waits for an answer that never comes to be.
             code: AtomicU16::new(Code::Cancelled as u16),
@@ -108,6 +112,30 @@ impl Exchange {
 
     pub(crate) fn finds(&self, servable: &Arc<Servable>) {
         self.servable.get_or_init(|| Arc::clone(servable));
+    }
+
+    /// Takes its place among the requests for its model, once. `UNAVAILABLE` if there are as many as there may be.
+    pub(crate) fn takes_turn(&self, of_models: &Quota<String>) -> Result<(), Status> {
+        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if turn.is_none() {
+            let model = self.servable().map_or("", |servable| servable.name());
+            *turn = Some(of_models.take(|| model.to_owned()).map_err(|_| {
+                Status::new(
+                    Code::Unavailable,
+                    format!("too many requests for {model} are at work (max_requests_per_model); try again later"),
+                )
+            })?);
+        }
+        Ok(())
+    }
+
+    /// Its place among the requests for its model goes with the answer until that is sent.
+    pub(crate) fn ride<B>(&self, mut response: Response<B>) -> Response<B> {
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(turn) = turn.filter(Turn::counts) {
+            response.extensions_mut().insert(Arc::new(turn));
+        }
+        response
     }
 
     /// The place of the signature among those of its servable.

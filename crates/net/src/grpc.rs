@@ -27,7 +27,7 @@ use servable_wire::span::{Pieces, Span};
 use servable_wire::tensor::Form;
 
 use crate::access::Right;
-use crate::app::{self, App, COPYING, Settings};
+use crate::app::{App, COPYING, Settings};
 use crate::body::Share;
 use crate::control;
 use crate::edge::{deadline, edge_status, priority};
@@ -173,9 +173,9 @@ pub(crate) fn services(settings: &Settings) -> Vec<&'static str> {
     services
 }
 
-/// What a call that is one too many is answered.
-pub(crate) fn overloaded() -> GrpcResponse {
-    edge_status(&app::overloaded()).into_http()
+/// What a call is answered that is refused before it is looked at.
+pub(crate) fn turned_away(status: &Status) -> GrpcResponse {
+    edge_status(status).into_http()
 }
 
 /// What a call that panicked is answered; the connection and its other calls live on.
@@ -236,7 +236,7 @@ where
     let outcome =
         outcome.and_then(|message| share.hold(message.len()).map(|()| message)).inspect_err(|_| share.give_back());
     exchange.ends(outcome.as_ref().map(Bytes::len).map_err(|status| status.code));
-    share.ride(answered(outcome.map_err(|status| edge_status(&status))))
+    exchange.ride(share.ride(answered(outcome.map_err(|status| edge_status(&status)))))
 }
 
 /// The outcome of a call, tried again when the version that it needs has been loaded.

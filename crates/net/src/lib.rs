@@ -21,6 +21,7 @@ mod pages;
 mod panics;
 mod peer;
 mod probe;
+mod quota;
 mod reflection;
 mod rest;
 mod secured;
@@ -36,7 +37,7 @@ mod warmup;
 
 pub use access::{Access, AccessSpec, RuleSpec};
 pub use access_log::AccessLogSettings;
-pub use app::Settings;
+pub use app::{GrpcSettings, Settings};
 pub use control::ControlCall;
 pub use panics::log_panics;
 pub use server::{Ports, Server, Snapshot};

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::fs::Permissions;
 use std::future::Future;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -24,11 +24,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket};
 use tokio::sync::{Semaphore, watch};
 
-use crate::app::{App, Crowd};
+use crate::app::App;
 use crate::body::Sent;
 use crate::exchange::Connection;
 use crate::framing::GrpcResponse;
 use crate::peer::{Line, Peer, Watched};
+use crate::quota::Quota;
 use crate::rest::RestResponse;
 use crate::shard::{Accepted, Shards, Stream};
 use crate::stall::Stalls;
@@ -36,8 +37,6 @@ use crate::{grpc, rest};
 
 pub(crate) const DEFAULT_CONNECTIONS: usize = 10_000;
 const BACKLOG: u32 = 1024;
-/// How long a client may take to send its request's head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// After a failed accept, mostly for want of file descriptors: time for some to be closed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -146,6 +145,8 @@ pub(crate) struct Acceptor {
     pub(crate) graceful: Arc<GracefulShutdown>,
     /// Connections that may be open at a time, over all listeners.
     pub(crate) room: Arc<Semaphore>,
+    /// Those that one client may have of them.
+    pub(crate) per_client: Arc<Quota<Option<IpAddr>>>,
 }
 
 impl Acceptor {
@@ -155,19 +156,25 @@ impl Acceptor {
     {
         loop {
             let next = async {
-                let stream = accept().await?;
+                let (stream, turn) = loop {
+                    let stream = accept().await?;
+                    // One too many for its client is closed at once.
+                    if let Ok(turn) = self.per_client.take(|| stream.client()) {
+                        break (stream, turn);
+                    }
+                };
                 // No room: this one waits, and further clients in the kernel's backlog.
                 let permit = Arc::clone(&self.room).acquire_owned().await;
-                Ok((stream, permit.expect("the semaphore is never closed: this is a bug")))
+                Ok((stream, turn, permit.expect("the semaphore is never closed: this is a bug")))
             };
             let accepted: io::Result<_> = tokio::select! {
                 accepted = next => accepted,
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             };
             match accepted {
-                Ok((stream, permit)) => {
+                Ok((stream, turn, permit)) => {
                     let (protocol, watcher) = (self.protocol, self.graceful.watcher());
-                    self.shards.take(Accepted { stream, protocol, watcher, permit });
+                    self.shards.take(Accepted { stream, protocol, watcher, permit, turn });
                 }
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
@@ -194,25 +201,25 @@ where
     F: Future<Output = GrpcResponse> + Send + 'static,
     H: Fn(Arc<App>, Arc<Connection>, Request<Incoming>) -> F + Copy + Send + 'static,
 {
+    let settings = app.settings.grpc.clone();
     let (client, stalls) = (Arc::new(connection), Stalls::default());
     let sending = stalls.clone();
     let service = service_fn(move |request| {
         let (app, client, sending) = (Arc::clone(&app), Arc::clone(&client), sending.clone());
         // Boxed: the whole of a call's state is moved several times on its way into a task.
         Box::pin(async move {
-            let crowd = client.crowd;
-            let handler = handle(Arc::clone(&app), client, request);
-            Ok::<_, Infallible>(answer(&app, crowd, &sending, handler, grpc::overloaded, grpc::panicked).await)
+            let handler = handle(Arc::clone(&app), Arc::clone(&client), request);
+            Ok::<_, Infallible>(answer(&app, &client, &sending, handler, grpc::turned_away, grpc::panicked).await)
         })
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(CONCURRENT_STREAMS)
-        .max_header_list_size(HEADER_LIST_BYTES)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(settings.max_concurrent_streams.unwrap_or(CONCURRENT_STREAMS))
+        .max_header_list_size(settings.max_metadata_bytes.unwrap_or(HEADER_LIST_BYTES))
+        .keep_alive_interval(settings.keepalive_time.unwrap_or(PING_INTERVAL))
+        .keep_alive_timeout(settings.keepalive_timeout.unwrap_or(PING_TIMEOUT))
         .auto_date_header(false)
         .serve_connection(TokioIo::new(stream), service);
     until_done(watcher.watch(connection), &stalls).await;
@@ -227,18 +234,18 @@ where
 {
     let (client, stalls) = (Arc::new(connection), Stalls::default());
     let is_usual = has_usual_head(&stream);
+    let header_timeout = app.settings.header_timeout();
     let (stream, peer) = Watched::new(stream, stalls.clone());
     let sending = stalls.clone();
     let service = service_fn(move |request| {
         let (app, client, peer, sending) = (Arc::clone(&app), Arc::clone(&client), peer.clone(), sending.clone());
         Box::pin(async move {
-            let crowd = client.crowd;
-            let handler = handle(Arc::clone(&app), client, peer, request);
-            Ok::<_, Infallible>(answer(&app, crowd, &sending, handler, rest::overloaded, rest::panicked).await)
+            let handler = handle(Arc::clone(&app), Arc::clone(&client), peer, request);
+            Ok::<_, Infallible>(answer(&app, &client, &sending, handler, rest::error, rest::panicked).await)
         })
     });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).half_close(true);
+    http.timer(TokioTimer::new()).header_read_timeout(header_timeout).half_close(true);
     if !is_usual {
         http.max_headers(MANY_HEADERS);
     }
@@ -267,14 +274,17 @@ async fn until_done<T>(connection: impl Future<Output = T>, stalls: &Stalls) {
 /// The answer to a request, which is in flight until all of it is sent. One too many is refused before it is looked at.
 async fn answer<B>(
     app: &App,
-    crowd: Crowd,
+    client: &Connection,
     stalls: &Stalls,
     handler: impl Future<Output = Response<B>>,
-    overloaded: fn() -> Response<B>,
+    refused: fn(&Status) -> Response<B>,
     panicked: fn() -> Response<B>,
 ) -> Response<Sent<B>> {
-    let (in_flight, is_too_many) = app.begin(crowd);
-    let response = if is_too_many { overloaded() } else { survive(handler, panicked).await };
+    let (in_flight, room) = app.begin(client);
+    let response = match room {
+        Ok(()) => survive(handler, panicked).await,
+        Err(status) => refused(&status),
+    };
     Sent::of(response, in_flight, stalls)
 }
 

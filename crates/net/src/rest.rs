@@ -22,7 +22,7 @@ use servable_wire::json::{self, Document, Format};
 use servable_wire::target::{self, Target, TargetError, Verb};
 
 use crate::access::Right;
-use crate::app::{self, App, INFLATION, PRINTING, Planned};
+use crate::app::{App, INFLATION, PRINTING, Planned};
 use crate::body::{Arrived, Patience, Share};
 use crate::coding::{COMPRESSING, InflateError, WORTH_COMPRESSING, accepts_gzip, gzip, inflate};
 use crate::edge::{cut, priority};
@@ -81,11 +81,6 @@ pub(crate) async fn handle(
         headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(allowed));
     }
     response
-}
-
-/// What a request that is one too many is answered.
-pub(crate) fn overloaded() -> RestResponse {
-    error(&app::overloaded())
 }
 
 /// What a request that panicked is answered.
@@ -148,7 +143,7 @@ async fn answer(app: Arc<App>, peer: &Peer, exchange: &Arc<Exchange>, request: R
         Ok(body) => response(StatusCode::OK, JSON, body),
         Err(status) => error(&status),
     };
-    share.ride(response)
+    exchange.ride(share.ride(response))
 }
 
 async fn compressed(app: &App, share: &Share, body: Vec<u8>) -> RestResponse {

@@ -1,6 +1,7 @@
 //! The engine's network side as a whole: opened early for those who watch over it, started once, fed with routes, drained
 //! at the end.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -27,6 +28,7 @@ use crate::health::{Health, Phase};
 use crate::listen::{Acceptor, Bound, DEFAULT_CONNECTIONS, Protocol};
 use crate::metrics::Metrics;
 use crate::probe;
+use crate::quota::Quota;
 use crate::reflection::Reflection;
 use crate::shard::{STACK_BYTES, Shards};
 use crate::tap::Tap;
@@ -109,15 +111,18 @@ struct Entrance {
     graceful: Arc<GracefulShutdown>,
     /// Connections that may be open at a time.
     room: Arc<Semaphore>,
+    /// Those of one client.
+    per_client: Arc<Quota<Option<IpAddr>>>,
 }
 
 impl Entrance {
-    fn new(connections: usize) -> Self {
+    fn new(connections: usize, per_client: Option<usize>) -> Self {
         Self {
             stopping: watch::Sender::new(false),
             listeners: Vec::new(),
             graceful: Arc::new(GracefulShutdown::new()),
             room: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))),
+            per_client: Arc::new(Quota::new(per_client)),
         }
     }
 
@@ -127,6 +132,7 @@ impl Entrance {
             shards: Arc::clone(shards),
             graceful: Arc::clone(&self.graceful),
             room: Arc::clone(&self.room),
+            per_client: Arc::clone(&self.per_client),
         };
         self.listeners.push(runtime.spawn(listener.accept(acceptor, self.stopping.subscribe())));
     }
@@ -164,6 +170,8 @@ impl Server {
         let monitoring_reflection = Reflection::new(&[probe::SERVICE])?;
         let access_log = settings.access_log.as_ref().map(AccessLog::open).transpose()?;
         let tracing = settings.traces.map(Tracing::start).transpose()?;
+        let of_models = Quota::new(settings.max_requests_per_model);
+        let of_clients = Quota::new(settings.max_requests_per_client);
         let app = App {
             settings,
             routes: RouteTable::default(),
@@ -180,6 +188,8 @@ impl Server {
             access: OnceLock::new(),
             connections: Gauge::default(),
             in_flight: Gauge::default(),
+            of_models,
+            of_clients,
             arriving: Gauge::default(),
             requests: AtomicU64::new(0),
             asked_for: Mutex::default(),
@@ -259,8 +269,11 @@ impl Server {
             shards: None,
             has_started: false,
             ports: Ports::default(),
-            clients: Entrance::new(self.app.settings.max_connections.unwrap_or(DEFAULT_CONNECTIONS)),
-            watchers: Entrance::new(WATCHING_CONNECTIONS),
+            clients: Entrance::new(
+                self.app.settings.max_connections.unwrap_or(DEFAULT_CONNECTIONS),
+                self.app.settings.max_connections_per_client,
+            ),
+            watchers: Entrance::new(WATCHING_CONNECTIONS, None),
         };
         for (protocol, listener) in bound {
             running.ports.note(protocol, &listener);

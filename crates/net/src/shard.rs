@@ -4,7 +4,7 @@
 //! woken and no lock is ever contended. Connections go to the thread that has the fewest.
 
 use std::io;
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -22,6 +22,7 @@ use crate::authority::TidyAuthority;
 use crate::exchange::Connection;
 use crate::health::Phase;
 use crate::listen::{FIRST_BYTES, Protocol, serve_grpc, serve_rest};
+use crate::quota::Turn;
 use crate::secured::Secured;
 use crate::{admin, grpc, probe, rest};
 
@@ -29,13 +30,9 @@ use crate::{admin, grpc, probe, rest};
 pub(crate) const STACK_BYTES: usize = 8 << 20;
 /// What is given to tasks that were cut off, so that they can leave in order.
 const LAST_MOMENT: Duration = Duration::from_millis(200);
-/// How long a connection may stay open before anything comes over it; clients open some in advance.
-const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(600);
-/// The same where connections are few; probes do not open any in advance.
+/// How long a connection may stay open before anything comes over it where connections are few; probes do not open any
+/// in advance.
 const FIRST_BYTE_OF_PROBE: Duration = Duration::from_secs(10);
-
-/// How long a client may take for the first bytes of HTTP/2.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a client may take to agree on keys.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,6 +46,8 @@ pub(crate) struct Accepted {
     pub(crate) watcher: Watcher,
     /// Room for one connection, given back when it closes.
     pub(crate) permit: OwnedSemaphorePermit,
+    /// Its place among its client's.
+    pub(crate) turn: Turn<Option<IpAddr>>,
 }
 
 /// A connection and its share in its thread's count, which begins when it is handed over.
@@ -57,6 +56,16 @@ type Handed = (Accepted, GaugeGuard);
 pub(crate) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+}
+
+impl Stream {
+    /// Whose it is; all who come over a Unix socket are one client.
+    pub(crate) fn client(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().ok().map(|address| address.ip().to_canonical()),
+            Self::Unix(_) => None,
+        }
+    }
 }
 
 /// All network threads.
@@ -110,13 +119,13 @@ impl Shard {
 /// Serves what comes in until nothing can come any more.
 fn own_connections(runtime: &Runtime, mut accepted: mpsc::UnboundedReceiver<Handed>, app: &Arc<App>) {
     runtime.block_on(async {
-        while let Some((Accepted { stream, protocol, watcher, permit }, open)) = accepted.recv().await {
+        while let Some((Accepted { stream, protocol, watcher, permit, turn }, open)) = accepted.recv().await {
             let app = Arc::clone(app);
             tokio::spawn(async move {
                 let _all = app.connections.enter();
                 // A connection that breaks is the client's affair: it is not worth a word.
                 let _ = serve(stream, &app, protocol, watcher).await;
-                drop((open, permit));
+                drop((open, permit, turn));
             });
         }
     });
@@ -203,7 +212,7 @@ async fn serve_secured(
                 _ => serve_grpc(stream, shared, client, watcher, grpc::handle).await,
             }
         }
-    } else if in_time(stream.read_first(1, FIRST_BYTES), FIRST_BYTE_TIMEOUT, app).await?.is_some() {
+    } else if in_time(stream.read_first(1, FIRST_BYTES), app.settings.idle_timeout(), app).await?.is_some() {
         match protocol {
             Protocol::Admin => serve_rest(stream, shared, client, watcher, admin::handle_rest).await,
             _ => serve_rest(stream, shared, client, watcher, rest::handle).await,
@@ -224,11 +233,11 @@ async fn secured<S: AsyncRead + AsyncWrite + Unpin>(
 
 /// Whether a client begins as HTTP/2 does: no other timer runs until all of its preface is there.
 async fn is_http2<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut Secured<S>, app: &App) -> io::Result<bool> {
-    if in_time(stream.read_first(1, PREFACE.len()), FIRST_BYTE_TIMEOUT, app).await?.is_none() {
+    if in_time(stream.read_first(1, PREFACE.len()), app.settings.idle_timeout(), app).await?.is_none() {
         return Ok(false);
     }
     let rest = stream.read_first(PREFACE.len(), PREFACE.len());
-    Ok(in_time(rest, HELLO_TIMEOUT, app).await?.is_some() && stream.first() == PREFACE)
+    Ok(in_time(rest, app.settings.header_timeout(), app).await?.is_some() && stream.first() == PREFACE)
 }
 
 /// What comes in time, and before the drain, which it must not hold up.
@@ -249,7 +258,7 @@ enum Greeting {
 /// How a client begins; `None` if it stops in the midst of the preface of HTTP/2: no other timer runs until all of it is
 /// there. It is only looked at here.
 async fn greeting(stream: &tokio::net::TcpStream, app: &App, end: Phase) -> Option<Greeting> {
-    let timeout = Instant::now() + HELLO_TIMEOUT;
+    let timeout = Instant::now() + app.settings.header_timeout();
     let mut pause = Duration::from_millis(1);
     let mut seen = [0; PREFACE.len()];
     loop {
@@ -271,7 +280,7 @@ async fn greeting(stream: &tokio::net::TcpStream, app: &App, end: Phase) -> Opti
 
 /// Waits for a connection's first byte; false if none came in time, or before the phase `end`, which it must not hold up.
 async fn is_used(readable: impl Future<Output = io::Result<()>>, app: &App, end: Phase) -> bool {
-    let timeout = if end == Phase::Ended { FIRST_BYTE_OF_PROBE } else { FIRST_BYTE_TIMEOUT };
+    let timeout = if end == Phase::Ended { FIRST_BYTE_OF_PROBE } else { app.settings.idle_timeout() };
     tokio::select! {
         readable = readable => readable.is_ok(),
         () = app.health.reached(end) => false,

@@ -175,8 +175,9 @@ def _network() -> tuple[Option, ...]:
             Kind.STRING,
             "",
             group,
-            "They are for the gRPC library of TensorFlow Serving, which is not used here.",
-            support=Support.WITHOUT_EFFECT,
+            "Arguments of gRPC connections, name=value separated by commas. Those with an effect: "
+            "grpc.keepalive_time_ms, grpc.keepalive_timeout_ms, grpc.max_concurrent_streams, grpc.max_metadata_size, "
+            "and grpc.max_receive_message_length unless max_message_bytes is given; the log names others.",
         ),
         Option(
             "grpc_socket_mode",
@@ -511,16 +512,23 @@ def _tensorflow() -> tuple[Option, ...]:
             Kind.BOOL,
             True,
             group,
-            "The graph's description is never kept.",
+            "Of a graph's description nothing but the signatures is ever kept.",
             support=Support.WITHOUT_EFFECT,
         ),
-        Option("prefer_tflite_model", Kind.BOOL, False, group, "Serve model.tflite.", support=Support.NOT_YET),
+        Option(
+            "prefer_tflite_model",
+            Kind.BOOL,
+            False,
+            group,
+            "A model.tflite is not looked at: the SavedModel beside it is served.",
+            support=Support.WITHOUT_EFFECT,
+        ),
         Option(
             "num_tflite_pools",
             Kind.INT32,
             None,
             group,
-            "Matters to prefer_tflite_model only.",
+            "There are no TensorFlow Lite interpreters: see prefer_tflite_model.",
             support=Support.WITHOUT_EFFECT,
         ),
         Option(
@@ -528,16 +536,23 @@ def _tensorflow() -> tuple[Option, ...]:
             Kind.INT32,
             1,
             group,
-            "Matters to prefer_tflite_model only.",
+            "There are no TensorFlow Lite interpreters: see prefer_tflite_model.",
             support=Support.WITHOUT_EFFECT,
         ),
-        Option("mixed_precision", Kind.STRING, "", group, "bfloat16 graph rewrite.", support=Support.NOT_YET),
+        Option(
+            "mixed_precision",
+            Kind.STRING,
+            "",
+            group,
+            "bfloat16: TensorFlow computes in bfloat16 with oneDNN where that is precise enough. Anything else has no "
+            "effect.",
+        ),
         Option(
             "xla_cpu_compilation_enabled",
             Kind.BOOL,
             False,
             group,
-            "Functions marked for XLA are always compiled.",
+            "Functions that a model marks for XLA are always compiled, and others are not: there is nothing to allow.",
             support=Support.WITHOUT_EFFECT,
         ),
         Option(
@@ -545,7 +560,7 @@ def _tensorflow() -> tuple[Option, ...]:
             Kind.BOOL,
             False,
             group,
-            "Functions marked for XLA are always compiled.",
+            "Functions that a model marks for XLA are always compiled, and others are not: there is nothing to allow.",
             support=Support.WITHOUT_EFFECT,
         ),
         Option(
@@ -553,7 +568,7 @@ def _tensorflow() -> tuple[Option, ...]:
             Kind.BOOL,
             False,
             group,
-            "TPUs are never initialised.",
+            "TensorFlow as it is installed here drives no TPUs, and none is initialised.",
             support=Support.WITHOUT_EFFECT,
         ),
         Option(
@@ -671,6 +686,12 @@ def _limits() -> tuple[Option, ...]:
     def limit(name: str, sentence: str, unit: str = "") -> Option:
         return Option(name, Kind.INT64, None, Group.LIMITS, sentence, unit, at_least=1)
 
+    def count(name: str, sentence: str) -> Option:
+        return Option(name, Kind.INT64, 0, Group.LIMITS, sentence, at_least=0, at_most=INT32_MAX)
+
+    def seconds(name: str, default: float, sentence: str) -> Option:
+        return Option(name, Kind.FLOAT, default, Group.LIMITS, sentence, "s", at_least=0.001, at_most=1_000_000)
+
     return (
         limit("max_message_bytes", "Largest gRPC request, decompressed.", "bytes"),
         limit("max_body_bytes", "Largest REST body as it comes over the wire.", "bytes"),
@@ -684,6 +705,26 @@ def _limits() -> tuple[Option, ...]:
         ),
         limit("max_output_bytes", "Largest answer.", "bytes"),
         limit("max_connections", "Most connections at a time."),
+        count(
+            "max_connections_per_client",
+            "Most connections of one client, which is an IP address or the Unix socket; 0 for no such limit. One more "
+            "is closed at once.",
+        ),
+        count(
+            "max_requests_per_client",
+            "Most requests of one client at work at a time; 0 for no such limit. One more is refused as UNAVAILABLE.",
+        ),
+        count(
+            "max_requests_per_model",
+            "Most requests for one model at work at a time; 0 for no such limit. One more is refused as UNAVAILABLE.",
+        ),
+        seconds("connection_idle_timeout_seconds", 600.0, "How long a new connection may wait for its first bytes."),
+        seconds(
+            "header_timeout_seconds",
+            60.0,
+            "How long a client may take to send the head of a REST request, its further ones counted from the last "
+            "answer; or the first bytes of HTTP/2.",
+        ),
         limit("max_requests_in_flight", "Most requests at work at a time; one more is refused as UNAVAILABLE."),
         limit("max_bytes_in_flight", "Most bytes that all larger requests at work may take together.", "bytes"),
     )

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from servable.config import batching, model_config, monitoring_config, platform_config, session_config, tracing
 from servable.config.base_path import is_absolute
 from servable.config.batching import BatchingOptions, PlatformBatching
+from servable.config.channel_arguments import channel_arguments
 from servable.config.codec import Codec
 from servable.config.flags import FlagValues
 from servable.config.model_config import LabelRule, ModelConfig, Transition
@@ -39,6 +40,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+BFLOAT16 = "bfloat16"
 
 BESIDE_PLATFORM_FILE = (
     "platform_config_file",
@@ -203,9 +206,14 @@ def config_from(
     for name in ("port", "rest_api_port", "admin_port"):
         if values["monitoring_port"] == values[name] != 0:
             raise InvalidArgumentError(f"--monitoring_port and --{name} are both {values[name]}")
+    arguments = channel_arguments(values["grpc_channel_arguments"])
+    if values["max_message_bytes"] is None:
+        values = {**values, "max_message_bytes": arguments.max_message_bytes}
     clash = values["rest_api_port"] == values["port"] != 0
     return Config(
-        server=replace(_server(values, with_rest=not clash), traces=tracing.traces(environment)),
+        server=replace(
+            _server(values, with_rest=not clash), traces=tracing.traces(environment), grpc=arguments.connections
+        ),
         models=_models(values, models),
         storage=_storage(values, environment),
         loading=LoadingOptions(
@@ -226,6 +234,7 @@ def config_from(
             intra_op_parallelism=given.get("tensorflow_intra_op_parallelism"),
             inter_op_parallelism=given.get("tensorflow_inter_op_parallelism"),
             gpu_memory_fraction=given.get("per_process_gpu_memory_fraction"),
+            bfloat16=values["mixed_precision"] == BFLOAT16,
         ),
         warmup=WarmupOptions(
             enabled=values["enable_model_warmup"],
@@ -256,7 +265,11 @@ def config_from(
         access_file=values["access_config_file"] or None,
         security_period_s=values["tls_reload_wait_seconds"] or None,
         errors=(f"REST is off: --rest_api_port and --port are both {values['port']}",) if clash else (),
-        notes=(*_notes(values), *(_ignored(given) if platform_file else ())),
+        notes=(
+            *_notes(values),
+            *(f"{name} in --grpc_channel_arguments has no effect here" for name in arguments.without_effect),
+            *(_ignored(given) if platform_file else ()),
+        ),
     )
 
 
@@ -402,6 +415,8 @@ def _notes(values: Mapping[str, Any]) -> Sequence[str]:
         for option in OPTIONS
         if option.support is Support.WITHOUT_EFFECT and values[option.name] != option.default
     ]
+    if values["mixed_precision"] not in ("", BFLOAT16):
+        notes.append(f"--mixed_precision={values['mixed_precision']} has no effect: only {BFLOAT16} is known")
     if values["enable_per_model_batching_parameters"] and not values["enable_batching"]:
         notes.append("--enable_per_model_batching_parameters has no effect without --enable_batching")
     return notes

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["Admission", "Memory", "admission", "available_ram", "total"]
+__all__ = ["Admission", "Memory", "admission", "available_ram", "ram_limit", "total"]
 
 CGROUP = "/sys/fs/cgroup"
 
@@ -100,8 +100,14 @@ def available_ram(read: Callable[[str], str]) -> int | None:
 
     `read` gives the text of a file; `OSError` where there is none. Memory that only caches files counts as free.
     """
-    bounds = [*_of_machine(read), *_of_groups(read)]
+    bounds = [*_of_machine(read), *(left for _, left in _of_groups(read))]
     return min(bounds) if bounds else None
+
+
+def ram_limit(read: Callable[[str], str]) -> int | None:
+    """Bytes of RAM that the control groups of this process may take; `None` if they set no limit."""
+    limits = [limit for limit, _ in _of_groups(read)]
+    return min(limits) if limits else None
 
 
 def _of_machine(read: Callable[[str], str]) -> Iterator[int]:
@@ -110,8 +116,8 @@ def _of_machine(read: Callable[[str], str]) -> Iterator[int]:
             yield int(line.split()[1]) * 1024
 
 
-def _of_groups(read: Callable[[str], str]) -> Iterator[int]:
-    """The bounds of the process's control groups, version 2 or 1, from its own up to the root."""
+def _of_groups(read: Callable[[str], str]) -> Iterator[tuple[int, int]]:
+    """Limit and what is left of it, for each of the process's control groups, version 2 or 1, up to the root."""
     for line in _lines(read, "/proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if not controllers:
@@ -127,13 +133,13 @@ def _of_groups(read: Callable[[str], str]) -> Iterator[int]:
             yield from _of_group(read, folder, limit, usage, cache)
 
 
-def _of_group(read: Callable[[str], str], folder: str, limit: str, usage: str, cache: str) -> Iterator[int]:
+def _of_group(read: Callable[[str], str], folder: str, limit: str, usage: str, cache: str) -> Iterator[tuple[int, int]]:
     limits = _lines(read, f"{folder}/{limit}")
     usages = _lines(read, f"{folder}/{usage}")
     if not limits or not usages or not limits[0].isdecimal():  # `max`: there is no limit
         return
     cached = [int(line.split()[1]) for line in _lines(read, f"{folder}/memory.stat") if line.startswith(cache)]
-    yield max(0, int(limits[0]) - int(usages[0]) + sum(cached))
+    yield int(limits[0]), max(0, int(limits[0]) - int(usages[0]) + sum(cached))
 
 
 def _lines(read: Callable[[str], str], path: str) -> list[str]:

@@ -68,15 +68,6 @@ def test_what_cannot_be_understood_is_an_error(arguments: list[str], message: st
 
 @pytest.mark.parametrize(
     "argument",
-    ["--prefer_tflite_model=1", "--mixed_precision=x"],
-)
-def test_a_flag_that_is_not_supported_yet_is_an_error(argument: str) -> None:
-    with pytest.raises(FlagError, match=r"is a flag of TensorFlow Serving that servable .* does not support yet"):
-        parse([argument])
-
-
-@pytest.mark.parametrize(
-    "argument",
     ["--enable_batching=false", "--ssl_config_file=", "--enable_profiler=false", "--flush_filesystem_caches=0"],
 )
 def test_a_flag_that_asks_for_what_is_the_case_is_accepted(argument: str) -> None:

@@ -49,6 +49,15 @@ def test_flags_override_the_file_field_by_field() -> None:
     }
 
 
+def test_bfloat16_is_a_rewrite_beside_those_of_the_file() -> None:
+    text = '{"graph_options": {"rewrite_options": {"remapping": "OFF"}}}'
+    assert json.loads(session_config(SessionOptions(bfloat16=True), text, FakeCodec())) == {
+        "graph_options": {
+            "rewrite_options": {"remapping": "OFF", "auto_mixed_precision_onednn_bfloat16": "ON"},
+        }
+    }
+
+
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [

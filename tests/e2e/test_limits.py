@@ -1,0 +1,164 @@
+"""Limits per model and per client, timeouts of connections, and memory in a small container."""
+
+from __future__ import annotations
+
+import http.client
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from servable.config.limits import fitted
+from servable.types import LimitSpec
+
+from tests.e2e.grpc_client import Grpc, code_of, details_of, predict_request, tensor
+from tests.e2e.raw_client import Raw
+from tests.e2e.rest_client import Rest
+from tests.e2e.server import DEADLINE_S, MODELS, Model, ServerProcess, serving, wait_until
+
+ON_LINUX = sys.platform == "linux"
+MIB = 1 << 20
+CONTAINER_BYTES = 512 * MIB
+RUN_MS = 1500
+BODY = {"instances": [1.0]}
+
+
+def models(*names: str) -> list[Model]:
+    return [Model(name, MODELS / name) for name in names]
+
+
+def other_client(server: ServerProcess) -> http.client.HTTPConnection:
+    """A connection to the REST port, from another address than all others where there is one."""
+    source = ("127.0.0.2", 0) if ON_LINUX else None
+    return http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=DEADLINE_S, source_address=source)
+
+
+def at_work(server: ServerProcess) -> int:
+    """Requests at work, without the one that asks."""
+    connection = other_client(server)
+    connection.request("GET", "/metrics", headers={"Accept": "text/plain"})
+    lines = connection.getresponse().read().decode().splitlines()
+    connection.close()
+    (count,) = (int(line.split()[-1]) for line in lines if line.startswith("servable_requests_in_flight "))
+    return count - 1
+
+
+@contextmanager
+def occupied(server: ServerProcess) -> Iterator[Any]:
+    """A request for the model `slow` that is at work."""
+    with Grpc(server.grpc_address) as client:
+        request = predict_request("slow", {"ms": tensor(RUN_MS, "int64"), "x": [1.0]}, signature="ms")
+        running = client.prediction.Predict.future(request, timeout=DEADLINE_S)
+        server.wait_for(lambda: at_work(server) == 1, "it is at work")
+        yield running
+        running.result()
+
+
+def test_requests_for_one_model_leave_room_for_others(tmp_path: Path) -> None:
+    with serving(models("slow", "half"), tmp_path, "--max_requests_per_model=1") as server:
+        with occupied(server) as running, Rest(server.rest_port) as rest, Grpc(server.grpc_address) as client:
+            refused = rest.predict("slow", BODY)
+            assert refused.status == http.client.SERVICE_UNAVAILABLE
+            assert "max_requests_per_model" in refused.error
+            assert refused.headers["retry-after"] == "1"
+            with pytest.raises(grpc.RpcError) as error:
+                client.predict(predict_request("slow", {"x": [1.0]}))
+            assert code_of(error.value) == "UNAVAILABLE"
+            assert "max_requests_per_model" in details_of(error.value)
+            assert rest.predict("half", {"inputs": [1.0]}).status == http.client.OK
+            assert not running.done()
+        with Rest(server.rest_port) as rest:
+            asked = lambda: rest.predict("slow", BODY).status != http.client.SERVICE_UNAVAILABLE  # noqa: E731
+            wait_until(asked, "its place is given back")
+
+
+@pytest.mark.skipif(not ON_LINUX, reason="all of 127.0.0.0/8 is this machine there")
+def test_requests_of_one_client_leave_room_for_others(tmp_path: Path) -> None:
+    with serving(models("slow", "half"), tmp_path, "--max_requests_per_client=1") as server:
+        with occupied(server) as running, Rest(server.rest_port) as rest:
+            refused = rest.predict("half", {"inputs": [1.0]})
+            assert refused.status == http.client.SERVICE_UNAVAILABLE
+            assert "max_requests_per_client" in refused.error
+            other = other_client(server)
+            other.request("POST", "/v1/models/half:predict", '{"inputs": [1.0]}')
+            assert other.getresponse().status == http.client.OK
+            other.close()
+            assert not running.done()
+        with Rest(server.rest_port) as rest:
+            asked = lambda: rest.predict("half", {"inputs": [1.0]}).status == http.client.OK  # noqa: E731
+            wait_until(asked, "its place is given back")
+
+
+def test_one_connection_too_many_of_a_client_is_closed_at_once(tmp_path: Path) -> None:
+    def is_served(port: int) -> bool:
+        try:
+            with Rest(port) as rest:
+                return rest.predict("half", {"inputs": [1.0]}).status == http.client.OK
+        except (http.client.HTTPException, OSError):
+            return False
+
+    with serving(models("half"), tmp_path, "--max_connections_per_client=2") as server:
+        server.wait_for(lambda: is_served(server.rest_port), "those that looked whether it is there are gone")
+        with Raw(server.rest_port) as first, Raw(server.rest_port), Raw(server.rest_port) as third:
+            third.wait_closed()
+            assert not first.is_closed
+        server.wait_for(lambda: is_served(server.rest_port), "their places are given back")
+
+
+def test_timeouts_of_connections(tmp_path: Path) -> None:
+    flags = ("--connection_idle_timeout_seconds=0.5", "--header_timeout_seconds=0.5")
+    with (
+        serving(models("half"), tmp_path, *flags) as server,
+        Raw(server.rest_port) as silent,
+        Raw(server.grpc_port) as other,
+        Raw(server.rest_port) as slow,
+    ):
+        slow.send(b"POST /v1/models/half:predict HTTP/1.1\r\nHost:")
+        for connection in (silent, other, slow):
+            connection.wait_closed()
+
+
+@pytest.mark.skipif(not ON_LINUX, reason="memory is read from /proc")
+def test_a_small_container_survives_the_largest_messages(tmp_path: Path) -> None:
+    """Several clients send the largest messages there may be, all at a time; each is answered or refused."""
+    limits, _ = fitted(LimitSpec(), CONTAINER_BYTES)
+    flags = [f"--{name}={most}" for name in LimitSpec.__dataclass_fields__ if (most := getattr(limits, name))]
+    assert limits.max_message_bytes
+    request = predict_request("total", {"x": [0.0]})
+    request.inputs["x"].ClearField("float_val")
+    count = (limits.max_message_bytes - 1024) // 4
+    request.inputs["x"].tensor_content = np.ones(count, np.float32).tobytes()
+    request.inputs["x"].tensor_shape.dim[0].size = count
+    payload = request.SerializeToString()
+    codes: list[str] = []
+
+    def attack(address: str) -> None:
+        options = [("grpc.max_send_message_length", -1)]
+        with grpc.insecure_channel(address, options=options) as channel:
+            predict: Any = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+            for _ in range(3):
+                try:
+                    predict(payload, timeout=DEADLINE_S)
+                    codes.append("OK")
+                except grpc.RpcError as error:
+                    codes.append(code_of(error))
+
+    with serving(models("total", "half"), tmp_path, *flags) as server:
+        clients = [threading.Thread(target=attack, args=(server.grpc_address,)) for _ in range(6)]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+        assert set(codes) <= {"OK", "RESOURCE_EXHAUSTED"}, codes
+        assert "OK" in codes
+        with Rest(server.rest_port) as rest:
+            assert rest.predict("half", {"inputs": [1.0]}).status == http.client.OK
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+        (peak,) = (int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM:"))
+        print(f"at most {peak / MIB:.0f} MiB; {codes}")
+        assert peak < CONTAINER_BYTES
