@@ -24,15 +24,11 @@ Flags of `tensorflow_model_server` and `servable serve`; `servable demo` takes t
 unless it is repeatable. An unknown flag is an error. `int32` and `int64` are whole numbers of so many bits.
 """
 
-TITLES = {
-    Support.WITHOUT_EFFECT: "Accepted without effect",
-    Support.NOT_YET: "Not supported yet",
-}
-NOTES = {
-    Support.WITHOUT_EFFECT: "Flags of TensorFlow Serving that change nothing here. The log notes one that is given a "
-    "value other than its default.",
-    Support.NOT_YET: "Flags of TensorFlow Serving for what servable cannot do yet. Only their defaults are accepted.",
-}
+WITHOUT_EFFECT = """\
+## Accepted without effect
+
+Flags of TensorFlow Serving that change nothing here. The log notes one that is given a value other than its default.
+"""
 
 
 def page() -> str:
@@ -49,10 +45,8 @@ def _lines() -> Iterator[str]:
             if group is Group.LIMITS:
                 yield "Defaults and what happens beyond a limit: [compatibility.md](compatibility.md#limits).\n"
             yield from _table(options)
-    for support, title in TITLES.items():
-        yield f"## {title}\n"
-        yield f"{NOTES[support]}\n"
-        yield from _table(option for option in OPTIONS if option.support is support)
+    yield WITHOUT_EFFECT
+    yield from _table(option for option in OPTIONS if option.support is Support.WITHOUT_EFFECT)
 
 
 def _table(options: Iterable[Option]) -> Iterator[str]:

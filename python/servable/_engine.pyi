@@ -19,6 +19,7 @@ __all__ = [
     "describe_record",
     "encode_json",
     "encode_text",
+    "frame_records",
     "log_panics",
     "make_records",
     "read_saved_model",
@@ -182,6 +183,22 @@ class Server:
         capture goes on.
         """
 
+    def log_requests(self, rates: Mapping[str, float]) -> None:
+        """Log so much of the requests, from 0 to 1, for the models of these names, and of no others."""
+
+    def next_log_records(self, timeout_s: float) -> list[tuple[str, bytes]]:
+        """Models and serialised `PredictionLog`s of requests that were sampled and answered, about 4 MiB at most.
+
+        None after the timeout, and at once when the server has stopped and all have been fetched. They wait in a queue
+        of 64 MiB; what does not fit there is dropped and counted.
+        """
+
+    def count_logged(self, model: str, code: str, records: int) -> None:
+        """Count records that a collector has taken, or refused with this code."""
+
+    def count_log_dropped(self, model: str, reason: str, records: int) -> None:
+        """Count records that were lost."""
+
     def next_call(self, timeout_s: float) -> ControlCall | None:
         """The next call for the control plane; `None` after the timeout, and at once when the server has stopped."""
 
@@ -208,6 +225,9 @@ class RecordReader:
 
 def write_records(path: str, records: Sequence[bytes]) -> None:
     """Write a TFRecord file, in place of what there is; its bytes are on the disk afterwards."""
+
+def frame_records(records: Sequence[bytes]) -> bytes:
+    """The records as they stand in a TFRecord file, one after the other."""
 
 def describe_record(record: bytes) -> str:
     """What a serialised `tensorflow.serving.PredictionLog` asks for, as JSON.

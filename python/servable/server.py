@@ -39,6 +39,7 @@ from servable.models.state_file import StateFile
 from servable.platforms.base import Platforms, PlatformSettings
 from servable.platforms.profiler import open_profiler
 from servable.platforms.tensorflow import find_package
+from servable.request_log.log import RequestLog
 from servable.storage.stores import Stores
 from servable.types import WarmupOptions
 
@@ -52,6 +53,9 @@ UNLOAD_TIMEOUT_S = 2.0
 STOP_CHECK_S = 0.05
 LAST_ANSWERS_S = 1.0
 """For what the early ports were asked, when a stop comes before the start is done."""
+LAST_RECORDS_S = 1.0
+MOST_LAST_RECORDS_S = 10.0
+"""For the request log, within the time of the drain; what a store does not take by then is lost."""
 
 FAILED = 255
 
@@ -111,6 +115,7 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
         enabled=config.models.scan,
         keep_last=config.models.versions_always_present,
     )
+    request_log = RequestLog(server, config.request_log)
     reloader = Reloader(
         manager=manager,
         source=source,
@@ -119,6 +124,7 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
         labels=config.models.labels,
         root=config.models.root,
         state=StateFile(config.models.state_file, engine) if config.models.state_file else None,
+        prepare_log=request_log.prepare,
     )
     _start_thread("models", manager.run)
 
@@ -160,7 +166,7 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
         time.sleep(config.drain_grace_s)
     stopping.tell()
     log.info("Stopping: requests in flight have %s s to finish", config.drain_timeout_s)
-    _wait_for("drain", functools.partial(_drain, server, manager, config.drain_timeout_s))
+    _wait_for("drain", functools.partial(_drain, server, manager, request_log, config.drain_timeout_s))
     return 0
 
 
@@ -286,8 +292,11 @@ def _announce(server: engine.Server, config: Config) -> Ports:
     return ports
 
 
-def _drain(server: engine.Server, manager: Manager, timeout_s: float) -> None:
-    if not server.stop(timeout_s):
+def _drain(server: engine.Server, manager: Manager, request_log: RequestLog, timeout_s: float) -> None:
+    end = time.monotonic() + timeout_s
+    has_drained = server.stop(timeout_s)
+    request_log.close(min(max(end - time.monotonic(), LAST_RECORDS_S), MOST_LAST_RECORDS_S))
+    if not has_drained:
         # What they still run holds its model, so unloading would wait; the end of the process does not.
         log.warning("Requests were still running after %s s; they were cut off", timeout_s)
         return

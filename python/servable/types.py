@@ -116,6 +116,18 @@ class WarmupOptions:
 
 
 @dataclass(frozen=True)
+class RequestLogOptions:
+    """How files of the request log are kept; 0 for no limit."""
+
+    file_bytes: int = 64 << 20
+    """Size at which the next file is begun."""
+    file_seconds: float = 3600
+    """Age at which a file is finished."""
+    keep_bytes: int = 1 << 30
+    """What the finished files of one prefix may take together."""
+
+
+@dataclass(frozen=True)
 class LimitSpec:
     """Hard limits on what the network may ask for; `None` where the engine's default is to hold."""
 

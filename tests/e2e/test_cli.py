@@ -24,8 +24,6 @@ SERVERS = [("tensorflow_model_server",), ("servable", "serve")]
         ("model", "unexpected argument: model"),
         ("--port=http", "Couldn't interpret value http for flag port. It takes a whole number of 32 bits."),
         ("--port=65536", "Value 65536 for flag port is out of range. It takes 0 to 65535."),
-        ("--use_alts_credentials", "--use_alts_credentials is a flag of TensorFlow Serving that servable"),
-        ("--ssl_config_file=ssl", "does not support yet"),
     ],
 )
 def test_a_flag_that_is_wrong_ends_with_255_and_a_hint(server: tuple[str, ...], flag: str, message: str) -> None:

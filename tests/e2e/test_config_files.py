@@ -52,12 +52,16 @@ def test_a_custom_configuration_says_what_to_write(tmp_path: Path) -> None:
 
 def test_models_with_a_logging_config_are_served(tmp_path: Path) -> None:
     file = tmp_path / "models.config"
-    logging = "logging_config { sampling_config { sampling_rate: 0.5 } }"
+    collector = f"log_collector_config {{ type: 'file' filename_prefix: '{tmp_path}/log/m' }}"
+    logging = f"logging_config {{ {collector} sampling_config {{ sampling_rate: 0.5 }} }}"
     text = config_text([Model("m", HALF_PLUS_TWO)]).replace("name: 'm'", f"name: 'm' {logging}")
     file.write_text(text)
-    with ServerProcess([f"--model_config_file={file}"], tmp_path / "log") as server:
+    with (
+        ServerProcess([f"--model_config_file={file}"], tmp_path / "server.log") as server,
+        Rest(server.rest_port) as rest,
+    ):
         server.wait_ready()
-        assert "Model m has a logging_config: this version of servable does not log requests" in server.log
+        assert rest.states("m") == {"1": "AVAILABLE"}
 
 
 def test_a_platform_file_names_platforms_and_settings(tmp_path: Path) -> None:

@@ -103,10 +103,17 @@ def test_one_connection_too_many_of_a_client_is_closed_at_once(tmp_path: Path) -
             return False
 
     with serving(models("half"), tmp_path, "--max_connections_per_client=2") as server:
-        server.wait_for(lambda: is_served(server.rest_port), "those that looked whether it is there are gone")
-        with Raw(server.rest_port) as first, Raw(server.rest_port), Raw(server.rest_port) as third:
-            third.wait_closed()
-            assert not first.is_closed
+        server.wait_for(lambda: is_served(server.rest_port), "there is room")
+        with Rest(server.rest_port) as first:
+
+            def is_alone() -> bool:
+                return b"\nservable_connections 1\n" in first.get("/metrics").body
+
+            server.wait_for(is_alone, "those that looked whether it is there are gone")
+            with Raw(server.rest_port) as second, Raw(server.rest_port) as third:
+                third.wait_closed()
+                assert not second.is_closed
+                assert is_alone() is False, "the first one is served as before"
         server.wait_for(lambda: is_served(server.rest_port), "their places are given back")
 
 

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "python" / "servable"
 LAYERS = (
     {"__init__", "types", "errors", "engine", "logs"},
     {"config"},
-    {"storage", "warmup"},
+    {"request_log", "storage", "warmup"},
     {"models", "platforms"},
     {"control"},
     {"server"},

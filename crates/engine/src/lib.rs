@@ -19,7 +19,7 @@ mod _engine {
     #[pymodule_export]
     use super::messages::{decode_message, encode_json, encode_text, read_saved_model};
     #[pymodule_export]
-    use super::records::{RecordReader, describe_record, make_records, write_records};
+    use super::records::{RecordReader, describe_record, frame_records, make_records, write_records};
     #[pymodule_export]
     use super::runtime::{Runtime, Servable};
     #[pymodule_export]

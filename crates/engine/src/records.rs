@@ -73,6 +73,15 @@ pub(crate) fn write_records(python: Python<'_>, path: PathBuf, records: Vec<PyBa
 }
 
 #[pyfunction]
+pub(crate) fn frame_records(python: Python<'_>, records: Vec<PyBackedBytes>) -> PyResult<Bound<'_, PyBytes>> {
+    let frame = || {
+        let mut framed = Vec::with_capacity(records.iter().map(|record| record.len() + 16).sum());
+        records.iter().try_for_each(|record| records::write_record(record, &mut framed)).map(|()| framed)
+    };
+    Ok(PyBytes::new(python, &python.detach(frame)?))
+}
+
+#[pyfunction]
 pub(crate) fn describe_record(python: Python<'_>, record: PyBackedBytes) -> PyResult<String> {
     let described = python.detach(|| log::describe(&Bytes::from_owner(record)));
     described.map(|value| value.to_string()).map_err(|_| PyValueError::new_err("the record is no PredictionLog"))

@@ -280,6 +280,25 @@ impl Server {
         Ok(records.iter().map(|record| PyBytes::new(python, record)).collect())
     }
 
+    fn log_requests(&self, rates: HashMap<String, f64>) {
+        self.server.log_requests(rates);
+    }
+
+    fn next_log_records<'py>(&self, python: Python<'py>, timeout_s: f64) -> Vec<(String, Bound<'py, PyBytes>)> {
+        let timeout = Duration::try_from_secs_f64(timeout_s).unwrap_or_default();
+        let records = python.detach(|| self.server.next_log_records(timeout));
+        records.into_iter().map(|logged| (logged.model, PyBytes::new(python, &logged.record))).collect()
+    }
+
+    fn count_logged(&self, model: &str, code: &str, records: u64) -> PyResult<()> {
+        self.server.count_logged(model, code_named(code)?, records);
+        Ok(())
+    }
+
+    fn count_log_dropped(&self, model: &str, reason: &str, records: u64) {
+        self.server.count_log_dropped(model, reason, records);
+    }
+
     fn next_call(&self, python: Python<'_>, timeout_s: f64) -> Option<ControlCall> {
         let timeout = Duration::try_from_secs_f64(timeout_s).unwrap_or_default();
         let call = python.detach(|| self.server.next_call(timeout))?;

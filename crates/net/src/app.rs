@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
@@ -23,7 +23,9 @@ use servable_core::usage::Api;
 use servable_core::{Code, Limits, Signature, Status, Tensor};
 
 use servable_wire::json::Dialect;
-use servable_wire::log::{self, Kind};
+use servable_wire::log::{self, Circumstances, Kind};
+use servable_wire::predict::{PredictWriter, Reply};
+use servable_wire::tensor::Form;
 use tokio::runtime::Handle;
 
 use crate::access::{self, Access, Right};
@@ -32,9 +34,11 @@ use crate::body::Budget;
 use crate::control::{self, ControlCall};
 use crate::exchange::{Connection, Exchange};
 use crate::health::Health;
+use crate::inference;
 use crate::metrics::{Metrics, Moment};
 use crate::quota::{Full, Quota, Turn};
 use crate::reflection::Reflection;
+use crate::request_log::{RequestLog, Ticket};
 use crate::tap::Tap;
 use crate::tls::Tls;
 use crate::trace::{TraceProtocol, Tracing};
@@ -182,6 +186,7 @@ pub(crate) struct App {
     pub(crate) monitoring_reflection: Reflection,
     pub(crate) control: SyncSender<ControlCall>,
     pub(crate) tap: Tap,
+    pub(crate) request_log: RequestLog,
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) tracing: Option<Tracing>,
     pub(crate) tls: Tls,
@@ -395,14 +400,70 @@ impl App {
     ) -> Result<Answer, Status> {
         caller.progress.reach(Mark::Decoded);
         // Tasks are recorded by those who know whether their results are as they should be.
-        let is_wanted = api == Api::Predict && self.tap.wants(servable.name(), call.input_bytes);
-        let record = is_wanted.then(|| log::record(Kind::Predict, &predict_request(&servable, &call).into()));
+        let recording = if api == Api::Predict {
+            let request = || Some((Kind::Predict, predict_request(&servable, &call)));
+            self.recording(servable.name(), call.input_bytes, request)
+        } else {
+            None
+        };
         let answer = servable.run(call, caller, self.threads()?).await?;
         self.check_output(answer.value_bytes())?;
-        if let Some(record) = record {
-            self.tap.keep(answer.servable().name(), record);
+        if let Some(recording) = recording {
+            let (bytes, signature) = (answer.value_bytes(), &answer.signature().name);
+            self.record(recording, answer.servable(), signature, bytes, || predict_response(&answer));
         }
         Ok(answer)
+    }
+
+    /// What is kept of a request until it is answered; nothing if nobody wants to have it.
+    fn recording(
+        &self,
+        model: &str,
+        bytes: usize,
+        request: impl FnOnce() -> Option<(Kind, Vec<u8>)>,
+    ) -> Option<Recording> {
+        let is_tapped = self.tap.wants(model, bytes);
+        let ticket = self.request_log.sample(model, bytes).unwrap_or_else(|lost| {
+            self.metrics.not_logged(model, lost.reason(), 1);
+            None
+        });
+        if !is_tapped && ticket.is_none() {
+            return None;
+        }
+        let (kind, request) = request()?;
+        Some(Recording { kind, request, is_tapped, ticket })
+    }
+
+    /// Records a request that has been answered, with about so many bytes. The answer is made only if it is wanted.
+    fn record(
+        &self,
+        recording: Recording,
+        servable: &Servable,
+        signature_name: &str,
+        bytes: usize,
+        response: impl FnOnce() -> Vec<u8>,
+    ) {
+        let Recording { kind, request, is_tapped, ticket } = recording;
+        let model = servable.name();
+        if let Some(mut ticket) = ticket {
+            let outcome = ticket.expect(request.len().saturating_add(bytes)).and_then(|()| {
+                let circumstances = Circumstances {
+                    model,
+                    version: servable.version(),
+                    signature_name,
+                    sampling_rate: ticket.rate,
+                    time: SystemTime::now(),
+                };
+                let record = log::answered(kind, &request, &response(), &circumstances);
+                self.request_log.keep(ticket, model, record)
+            });
+            if let Err(lost) = outcome {
+                self.metrics.not_logged(model, lost.reason(), 1);
+            }
+        }
+        if is_tapped {
+            self.tap.keep(model, log::record(kind, &request.into()));
+        }
     }
 
     /// `RESOURCE_EXHAUSTED` for an answer with more bytes of values than this server sends.
@@ -432,15 +493,17 @@ impl App {
         planned: Planned,
         caller: Caller<impl Future<Output = ()>>,
     ) -> Result<Vec<(String, Computed)>, Status> {
-        let is_wanted = self.tap.wants(planned.servable.name(), planned.call.input_bytes);
-        let record = is_wanted.then(|| planned.record()).flatten();
+        let recording = self.recording(planned.servable.name(), planned.call.input_bytes, || planned.request());
         let Planned { servable, api, tasks, call, plan } = planned;
         let answer = self.run(servable, call, api, caller).await?;
         let computed = plan.computed(&answer)?;
-        if let Some(record) = record {
-            self.tap.keep(answer.servable().name(), record);
+        let computed: Vec<_> = tasks.into_iter().map(|(_, signature)| signature).zip(computed).collect();
+        if let Some(recording) = recording {
+            let signature = computed.first().map_or("", |(signature, _)| signature);
+            let (servable, bytes) = (answer.servable(), answer.value_bytes());
+            self.record(recording, servable, signature, bytes, || inference::response(servable, api, &computed));
         }
-        Ok(tasks.into_iter().map(|(_, signature)| signature).zip(computed).collect())
+        Ok(computed)
     }
 
     pub(crate) fn check_method_name(&self, signature: &Signature) -> Result<(), Status> {
@@ -473,12 +536,12 @@ impl Planned {
         Ok(Self { servable: Arc::clone(servable), api, tasks, call, plan })
     }
 
-    /// The request that it was planned for, as a serialised `PredictionLog`.
-    fn record(&self) -> Option<Vec<u8>> {
+    /// The request that it was planned for, serialised.
+    fn request(&self) -> Option<(Kind, Vec<u8>)> {
         let (model, (_, examples)) = (self.servable.name(), self.call.feeds.first()?); // all tasks are fed the same
         Some(match self.tasks.as_slice() {
-            [(task, signature)] => log::record((*task).into(), &log::task_request(model, signature, examples).into()),
-            tasks => log::record(Kind::MultiInference, &log::tasks_request(model, tasks, examples).into()),
+            [(task, signature)] => ((*task).into(), log::task_request(model, signature, examples)),
+            tasks => (Kind::MultiInference, log::tasks_request(model, tasks, examples)),
         })
     }
 
@@ -521,7 +584,31 @@ impl Drop for Asking<'_> {
 fn predict_request(servable: &Servable, call: &Call) -> Vec<u8> {
     let signature = servable.signature_of(call);
     let inputs = signature.inputs.iter().map(|input| &*input.name).zip(call.feeds.iter().map(|(_, tensor)| tensor));
-    log::predict_request(servable.name(), &signature.name, inputs)
+    let mut request = log::predict_request(servable.name(), &signature.name, inputs);
+    if call.outputs.len() < signature.outputs.len() {
+        let names = call.outputs.iter().filter_map(|output| signature.outputs.get(*output));
+        log::append_output_filter(names.map(|slot| slot.name.as_str()), &mut request);
+    }
+    request
+}
+
+/// An answer as a serialised `PredictResponse`.
+fn predict_response(answer: &Answer) -> Vec<u8> {
+    let (servable, signature) = (answer.servable(), answer.signature());
+    let (name, version) = (servable.name(), servable.version());
+    let writer = PredictWriter::new(Reply::Predict, answer.outputs(), Form::Typed, name, version, &signature.name);
+    let mut response = Vec::with_capacity(writer.len());
+    writer.write(&mut response);
+    response
+}
+
+/// A request that somebody wants to have when it is answered.
+struct Recording {
+    kind: Kind,
+    request: Vec<u8>,
+    is_tapped: bool,
+    /// If it is to be logged.
+    ticket: Option<Ticket>,
 }
 
 /// How many of something there are at the moment.

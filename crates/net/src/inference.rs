@@ -5,9 +5,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use prost::Message;
 use servable_core::examples::{Computed, Task};
 use servable_core::servable::{Caller, Servable};
 use servable_core::signature::DEFAULT_SIGNATURE;
+use servable_core::usage::Api;
 use servable_core::{Signature, Status};
 use servable_wire::examples::{MultiView, TaskView};
 use servable_wire::messages::tensorflow::serving::inference_result::Result as TaskResult;
@@ -69,14 +71,7 @@ pub(crate) async fn run_tasks(app: Arc<App>, received: Received) -> Result<Bytes
     share.hold(planned.memory_bytes())?;
     let servable = Arc::clone(&planned.servable);
     let computed = app.run_tasks(planned, Caller::waiting(terms, share, progress)).await?;
-    let results = computed.into_iter().map(|(signature, computed)| InferenceResult {
-        model_spec: Some(echoed(&servable, signature)),
-        result: Some(match computed {
-            Computed::Classes(classes) => TaskResult::ClassificationResult(classification(classes)),
-            Computed::Values(values) => TaskResult::RegressionResult(regression(values)),
-        }),
-    });
-    framed_message(&MultiInferenceResponse { results: results.collect() })
+    framed_message(&multi_response(&servable, computed))
 }
 
 fn plan_tasks(app: &App, exchange: &Exchange, request: &MultiView<'_>) -> Result<Planned, Status> {
@@ -127,6 +122,37 @@ pub(crate) fn checked_tasks<'a>(
         Ok((task, signature))
     };
     request.tasks.iter().map(check).collect()
+}
+
+/// The message that answers such a request, serialised.
+pub(crate) fn response(servable: &Servable, api: Api, computed: &[(String, Computed)]) -> Vec<u8> {
+    if api == Api::MultiInference {
+        return multi_response(servable, computed.to_vec()).encode_to_vec();
+    }
+    match computed.first() {
+        Some((signature, Computed::Classes(classes))) => ClassificationResponse {
+            result: Some(classification(classes.clone())),
+            model_spec: Some(echoed(servable, signature.clone())),
+        }
+        .encode_to_vec(),
+        Some((signature, Computed::Values(values))) => RegressionResponse {
+            result: Some(regression(values.clone())),
+            model_spec: Some(echoed(servable, signature.clone())),
+        }
+        .encode_to_vec(),
+        None => Vec::new(),
+    }
+}
+
+fn multi_response(servable: &Servable, computed: Vec<(String, Computed)>) -> MultiInferenceResponse {
+    let results = computed.into_iter().map(|(signature, computed)| InferenceResult {
+        model_spec: Some(echoed(servable, signature)),
+        result: Some(match computed {
+            Computed::Classes(classes) => TaskResult::ClassificationResult(classification(classes)),
+            Computed::Values(values) => TaskResult::RegressionResult(regression(values)),
+        }),
+    });
+    MultiInferenceResponse { results: results.collect() }
 }
 
 fn echoed(servable: &Servable, signature_name: String) -> ModelSpec {

@@ -1,6 +1,7 @@
 //! The engine's network side as a whole: opened early for those who watch over it, started once, fed with routes, drained
 //! at the end.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -30,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::probe;
 use crate::quota::Quota;
 use crate::reflection::Reflection;
+use crate::request_log::{LoggedRequest, RequestLog};
 use crate::shard::{STACK_BYTES, Shards};
 use crate::tap::Tap;
 use crate::tls::{Tls, TlsSpecs};
@@ -182,6 +184,7 @@ impl Server {
             monitoring_reflection,
             control,
             tap: Tap::default(),
+            request_log: RequestLog::default(),
             access_log,
             tracing,
             tls: Tls::default(),
@@ -371,6 +374,26 @@ impl Server {
             return Err(Status::not_found(format!("no model is called {model}")));
         }
         self.app.tap.capture(model, count, max_bytes, timeout.min(LONGEST_WAIT), || self.has_stopped())
+    }
+
+    /// Replaces what the request log takes: how much of the requests, from 0 to 1, by the names of the models.
+    pub fn log_requests(&self, rates: HashMap<String, f64>) {
+        self.app.request_log.configure(rates);
+    }
+
+    /// Waits for records of the request log. Nothing after the timeout, or once stopped and all have been fetched.
+    pub fn next_log_records(&self, timeout: Duration) -> Vec<LoggedRequest> {
+        self.app.request_log.next(timeout.min(LONGEST_WAIT), || self.has_stopped())
+    }
+
+    /// Counts records that a collector has taken, or refused with this code.
+    pub fn count_logged(&self, model: &str, code: Code, records: u64) {
+        self.app.metrics.logged(model, code, records);
+    }
+
+    /// Counts records that were lost.
+    pub fn count_log_dropped(&self, model: &str, reason: &str, records: u64) {
+        self.app.metrics.not_logged(model, reason, records);
     }
 
     /// Waits for the next call that the control plane has to answer; `None` after the timeout or once stopped.

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{BufMut, Bytes};
 use prost::Message;
@@ -15,7 +16,8 @@ use servable_core::{Limits, Signature, Status, Tensor};
 use crate::examples::{MultiView, TaskView};
 use crate::fields::{Fields, Malformed};
 use crate::json::{Dialect, Document};
-use crate::messages::tensorflow::serving::ModelSpec;
+use crate::messages::tensorflow::serving::model_spec::VersionChoice;
+use crate::messages::tensorflow::serving::{LogMetadata, ModelSpec, SamplingConfig};
 use crate::predict::{PredictView, SpecView};
 use crate::span::{Pieces, Span};
 use crate::tensor::{Form, TensorView, TensorWriter, delimited, start};
@@ -26,6 +28,11 @@ mod number {
     pub(super) const SESSION_RUN: u32 = 5;
     /// In a log of any kind.
     pub(super) const REQUEST: u32 = 1;
+    pub(super) const RESPONSE: u32 = 2;
+    /// `PredictionLog.log_metadata`.
+    pub(super) const METADATA: u32 = 1;
+    /// `PredictRequest.output_filter`.
+    pub(super) const FILTER: u32 = 3;
     /// In a request of any kind but `MultiInferenceRequest`, and in each of its tasks.
     pub(super) const SPEC: u32 = 1;
     /// `PredictRequest.inputs`.
@@ -133,6 +140,46 @@ pub fn record(kind: Kind, request: &Pieces) -> Vec<u8> {
     start(number::REQUEST, request.len(), &mut record);
     Span::of(&Arc::new(request.clone())).chunks().for_each(|chunk| record.put_slice(chunk));
     record
+}
+
+/// What is known of a request that was answered, beside it and its answer.
+pub struct Circumstances<'a> {
+    pub model: &'a str,
+    pub version: i64,
+    pub signature_name: &'a str,
+    pub sampling_rate: f64,
+    pub time: SystemTime,
+}
+
+/// A serialised `PredictionLog` with a request and its answer.
+pub fn answered(kind: Kind, request: &[u8], response: &[u8], circumstances: &Circumstances<'_>) -> Vec<u8> {
+    let since = circumstances.time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let metadata = LogMetadata {
+        model_spec: Some(ModelSpec {
+            name: circumstances.model.to_owned(),
+            signature_name: circumstances.signature_name.to_owned(),
+            version_choice: Some(VersionChoice::Version(circumstances.version)),
+        }),
+        sampling_config: Some(SamplingConfig {
+            sampling_rate: circumstances.sampling_rate,
+            ..SamplingConfig::default()
+        }),
+        timestamp_secs: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        ..LogMetadata::default()
+    }
+    .encode_to_vec();
+    let log = delimited(number::REQUEST, request.len()) + delimited(number::RESPONSE, response.len());
+    let mut record = Vec::with_capacity(delimited(number::METADATA, metadata.len()) + delimited(kind as u32, log));
+    append(number::METADATA, &metadata, &mut record);
+    start(kind as u32, log, &mut record);
+    append(number::REQUEST, request, &mut record);
+    append(number::RESPONSE, response, &mut record);
+    record
+}
+
+/// Appends the names of the outputs that a `PredictRequest` asks for.
+pub fn append_output_filter<'a>(names: impl Iterator<Item = &'a str>, request: &mut Vec<u8>) {
+    names.for_each(|name| append(number::FILTER, name.as_bytes(), request));
 }
 
 /// A serialised `PredictRequest`.

@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 
 from servable.errors import InvalidArgumentError, ServableError
 
-__all__ = ["AdminClient"]
+__all__ = ["AdminClient", "read_key"]
 
 CONNECT_TIMEOUT_S = 10.0
 PREFIX = "/admin/v1/models"
@@ -31,7 +31,7 @@ class AdminClient:
             raise InvalidArgumentError(f"Expected --server to be HOST:PORT; got {address}")
         self._address = address
         self._host, self._port = host.strip("[]"), int(port)
-        self._headers = {"authorization": f"Bearer {_key(api_key_file)}"} if api_key_file else {}
+        self._headers = {"authorization": f"Bearer {read_key(api_key_file)}"} if api_key_file else {}
         self._ca_file = ca_file
 
     @classmethod
@@ -123,7 +123,7 @@ class AdminClient:
             ) from error
 
 
-def _key(path: str) -> str:
+def read_key(path: str) -> str:
     try:
         with open(path, encoding="ascii") as file:
             return file.read().strip()

@@ -33,7 +33,9 @@ class Parser(argparse.ArgumentParser):
             metavar="HOST:PORT",
             help="admin port of the server (default: $SERVABLE_ADMIN, else %(default)s)",
         )
+        self.add_credentials()
 
+    def add_credentials(self) -> None:
         self.add_argument("--api_key_file", metavar="FILE", help="a key or token to send along (see docs/security.md)")
         self.add_argument(
             "--ca_file", metavar="FILE", help="connect over TLS to a server whose certificate this has signed"

@@ -18,6 +18,8 @@ usage: servable <command>
                                      see and change the models of a running server
   batching explain <model>           why batches of a running server are as they are, and what to change
   config <check|diff> <file>         check a model configuration file, or compare it with a running server
+  replay <file>... --target=<host:port>
+                                     send logged requests to a server and compare its answers
   demo                               serve two small models that come along, with requests to try
 
   --version                          print the versions
@@ -64,6 +66,10 @@ def _command(arguments: Sequence[str]) -> int:
         from servable.cli import models
 
         return models.models(rest)
+    if name == "replay":
+        from servable.cli import replay
+
+        return replay.replay(rest)
     if name == "batching":
         from servable.cli import batching
 

@@ -92,12 +92,6 @@ def _value(option: Option, text: str) -> Value:
         raise FlagError(f"Couldn't interpret value {text} for flag {option.name}. It takes {_RIGHT[option.kind]}.")
     if isinstance(value, int | float) and not _is_in_range(option, value):
         raise FlagError(f"Value {text} for flag {option.name} is out of range. It takes {_range(option)}.")
-    if option.support is Support.NOT_YET and value != option.default:
-        from servable import __version__
-
-        raise FlagError(
-            f"--{option.name} is a flag of TensorFlow Serving that servable {__version__} does not support yet"
-        )
     return value
 
 
@@ -137,16 +131,12 @@ def help_text(usage: str) -> str:
                 f"  --{option.name}={_default(option)}  ({option.kind.value}{option.unit and ', '}{option.unit})"
             )
             lines.append(fill(option.sentence, 100, initial_indent=indent, subsequent_indent=indent))
-    for title, support in (
-        ("Flags of TensorFlow Serving that are accepted and have no effect", Support.WITHOUT_EFFECT),
-        ("Flags of TensorFlow Serving that are not supported yet", Support.NOT_YET),
-    ):
-        names = ", ".join(f"--{option.name}" for option in OPTIONS if option.support is support)
-        lines += [
-            "",
-            f"{title}:",
-            fill(names, 100, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False),
-        ]
+    names = ", ".join(f"--{option.name}" for option in OPTIONS if option.support is Support.WITHOUT_EFFECT)
+    lines += [
+        "",
+        "Flags of TensorFlow Serving that are accepted and have no effect:",
+        fill(names, 100, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False),
+    ]
     return "\n".join(lines)
 
 

@@ -84,7 +84,7 @@ class ModelConfig:
     batching: BatchingParameters | None = None
     """For versions that are loaded from now on."""
     logging: Mapping[str, Any] | None = None
-    """A `LoggingConfig` as JSON, kept as it is: requests are not logged yet."""
+    """A `LoggingConfig` as JSON, kept as it is."""
 
 
 class LabelRule(enum.Enum):

@@ -42,7 +42,6 @@ class Support(enum.Enum):
 
     FULL = "full"
     WITHOUT_EFFECT = "accepted with any value: what it asks for has no meaning here"
-    NOT_YET = "only its default is accepted"
 
 
 @dataclass(frozen=True)
@@ -622,6 +621,30 @@ def _behaviour() -> tuple[Option, ...]:
             group,
             "Write a line for each request to this file; - for the standard output. A file that is moved away is made "
             "anew.",
+        ),
+        Option(
+            "request_log_file_bytes",
+            Kind.INT64,
+            64 << 20,
+            group,
+            "Size at which a model's logging_config begins another file; 0 for any size.",
+            at_least=0,
+        ),
+        Option(
+            "request_log_file_seconds",
+            Kind.INT64,
+            3600,
+            group,
+            "Age at which a file of the request log is finished; 0 for any age.",
+            at_least=0,
+        ),
+        Option(
+            "request_log_keep_bytes",
+            Kind.INT64,
+            1 << 30,
+            group,
+            "What the files of one prefix of the request log may take; the oldest are removed. 0 for no limit.",
+            at_least=0,
         ),
         Option("log_format", Kind.STRING, "text", group, "How the log is written: text, or json for an object a line."),
         Option(

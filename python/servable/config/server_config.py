@@ -22,7 +22,7 @@ from servable.config.session_config import SessionOptions, has_own_threads
 from servable.config.tls import TlsOptions
 from servable.errors import InvalidArgumentError, MalformedFileError, UnimplementedError, reading
 from servable.logs import LogFormat, LogLevel
-from servable.types import LimitSpec, ServerSpec, SessionSpec, WarmupOptions
+from servable.types import LimitSpec, RequestLogOptions, ServerSpec, SessionSpec, WarmupOptions
 
 __all__ = [
     "Config",
@@ -127,6 +127,7 @@ class Config:
     """If there is one, of `session` and `batching` nothing matters but the number of processors."""
     thread_pool_file: str | None
     monitoring_file: str | None
+    request_log: RequestLogOptions
     drain_grace_s: float
     """How long requests are still accepted once a stop is asked for."""
     drain_timeout_s: float
@@ -253,6 +254,11 @@ def config_from(
         ),
         platform_file=platform_file,
         thread_pool_file=values["thread_pool_factory_config_file"] or None,
+        request_log=RequestLogOptions(
+            file_bytes=values["request_log_file_bytes"],
+            file_seconds=values["request_log_file_seconds"],
+            keep_bytes=values["request_log_keep_bytes"],
+        ),
         monitoring_file=values["monitoring_config_file"] or None,
         drain_grace_s=values["drain_grace_seconds"],
         drain_timeout_s=values["drain_timeout_seconds"],

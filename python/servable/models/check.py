@@ -103,8 +103,8 @@ def _check_entry(entry: Mapping[str, Any], seen: set[str], note: _Notes, world: 
     elif name in seen:
         note.error("name", f"model {name} is listed before", "a name that no other model has")
     seen.add(name)
-    if "logging_config" in entry:
-        note.warning("logging_config", "requests are not logged by this version")
+    if "logging_config" in entry and not entry["logging_config"].get("log_collector_config", {}).get("type"):
+        note.error("logging_config", "no log_collector_config says where requests are logged", 'type: "file"')
     if "model_type" in entry:
         note.warning("model_type", "model_type is deprecated", 'model_platform: "tensorflow"')
     try:

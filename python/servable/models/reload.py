@@ -80,6 +80,7 @@ class Reloader:
         labels: LabelRule = LabelRule.AVAILABLE,
         root: str = "",
         state: StateFile | None = None,
+        prepare_log: Callable[[Sequence[ModelConfig]], Callable[[], None]] = lambda models: lambda: None,
     ) -> None:
         self._manager = manager
         self._source = source
@@ -88,6 +89,7 @@ class Reloader:
         self._label_rule = labels
         self._root = root
         self._state = state
+        self._prepare_log = prepare_log
         self._changing = threading.Lock()  # guards changes of what follows, which may wait for files; all are values
         self._base: tuple[ModelConfig, ...] = ()
         self._origin = Origin.FLAGS
@@ -219,31 +221,21 @@ class Reloader:
         check_platforms(models, self._platforms)
         for model in models:
             self._check_base_path(model.base_path)
+        log_requests = self._prepare_log(models)
         if self._state and overlay != self._overlay:
             self._state.write(overlay)
         log.info("Adding/updating models.")
         for model in models:
             log.info(" (Re-)adding model: %s", model.name)
-        self._remark(models)
         self._base, self._overlay, self._origin, self._models = tuple(base), overlay, origin, models
         self._listed = tuple(
             Listed(model, Origin.ADMIN if model.name in overlay.models else origin) for model in models
         )
         self._confirmed &= frozenset(model.name for model in models)
         self._manager.configure(models)
+        log_requests()
         self._source.replace(models)
         log.info("Finished adding/updating models")
-
-    def _remark(self, models: Sequence[ModelConfig]) -> None:
-        """Say what is asked for and not done, once for as long as a model asks for it."""
-        before = {model.name for model in self._models if model.logging is not None}
-        for model in models:
-            if model.logging is not None and model.name not in before:
-                log.warning(
-                    "Model %s has a logging_config: this version of servable does not log requests",
-                    model.name,
-                    extra={"model": model.name},
-                )
 
 
 def _is_available(version: VersionRoute) -> bool:

@@ -64,7 +64,7 @@ def test_nothing_is_said_about_what_is_right() -> None:
             {"servable": {"batching": {"max_batch_size": 0}}},
             "error batching: The batching of model m cannot be: input_batch_size_limit must be positive; was 0",
         ),
-        ({"logging_config": {}}, "warning logging_config: requests are not logged by this version"),
+        ({"logging_config": {}}, "error logging_config: no log_collector_config says where requests are logged"),
         (
             {"model_platform": "", "model_type": "TENSORFLOW"},
             "warning model_type: model_type is deprecated",

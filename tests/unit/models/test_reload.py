@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from servable.config.model_config import All, LabelRule, ModelConfig
-from servable.errors import FailedPreconditionError, NotFoundError, ServableError
+from servable.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, ServableError
 from servable.models.loader import Loader, Prepared
 from servable.models.manager import Manager, Outside, Pools, Retries
 from servable.models.overlay import Origin
@@ -40,6 +41,7 @@ class World:
         root: str = "",
         state: StateFile | None = None,
         loads: Pool | None = None,
+        **options: Any,
     ) -> None:
         self.folders = folders
         self.broken: set[str] = set()
@@ -62,6 +64,7 @@ class World:
             check_base_path=self._check_base_path,
             labels=labels,
             root=root,
+            **options,
             state=state,
         )
         threading.Thread(target=self.manager.run, daemon=True).start()
@@ -336,12 +339,18 @@ def test_relative_paths_lie_in_the_root() -> None:
     assert not world.reloader.is_news([ModelConfig("a", "a")])
 
 
-def test_request_logging_is_warned_of_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    logged = ModelConfig("a", "/a", logging={})
-    world.start(logged)
-    world.reloader.reload([logged, B])
-    warnings = [record.message for record in caplog.records if "does not log requests" in record.message]
-    assert len(warnings) == 1
+def test_a_log_that_cannot_be_changes_nothing() -> None:
+    committed: list[list[str]] = []
+
+    def prepare(models: Sequence[ModelConfig]) -> Callable[[], None]:
+        if any(model.logging == {"bad": 1} for model in models):
+            raise InvalidArgumentError("no")
+        return lambda: committed.append([model.name for model in models])
+
+    world = World({"/a": ["1"]}, prepare_log=prepare)
+    world.start(A)
+    error = failure(lambda: world.reloader.reload([replace(A, logging={"bad": 1})]))
+    assert (error.code, world.reloader.models, committed) == ("INVALID_ARGUMENT", (A,), [["a"]])
 
 
 def test_no_labels_where_labels_are_off() -> None:

@@ -38,6 +38,8 @@ const REQUEST_LATENCY: &str = ":tensorflow:serving:request_latency";
 const RUNTIME_LATENCY: &str = ":tensorflow:serving:runtime_latency";
 const WARMUP_LATENCY: &str = ":tensorflow:serving:model_warmup_latency";
 const WARMUP_RECORDS: &str = ":tensorflow:serving:model_warmup_records_read";
+const REQUEST_LOG_COUNT: &str = ":tensorflow:serving:request_log_count";
+const REQUEST_LOG_DROPPED: &str = "servable_request_log_dropped_total";
 
 /// Everything that is counted.
 pub(crate) struct Metrics {
@@ -49,6 +51,8 @@ pub(crate) struct Metrics {
     warmup_records: IntCounterVec,
     /// The labels that the two have, oldest first.
     warmed_up: Mutex<VecDeque<(String, Code)>>,
+    request_log: IntCounterVec,
+    request_log_dropped: IntCounterVec,
     batching: BatchingMetrics,
     servables: Mutex<Servables>,
     started: SystemTime,
@@ -100,6 +104,14 @@ impl Metrics {
             warmup_latency: histogram(WARMUP_LATENCY, "warm-up", &["model_path", "status"])?,
             warmup_records: IntCounterVec::new(Opts::new(WARMUP_RECORDS, "records"), &["model_path", "status"])?,
             warmed_up: Mutex::default(),
+            request_log: IntCounterVec::new(
+                Opts::new(REQUEST_LOG_COUNT, "logged requests"),
+                &["model_name", "status_code"],
+            )?,
+            request_log_dropped: IntCounterVec::new(
+                Opts::new(REQUEST_LOG_DROPPED, "Sampled requests that were not logged, by why."),
+                &["model", "reason"],
+            )?,
             batching: BatchingMetrics::new()?,
             servables: Mutex::default(),
             started: SystemTime::now(),
@@ -188,6 +200,16 @@ impl Metrics {
         self.warmup_records.with_label_values(&labels).inc_by(records);
     }
 
+    /// So many records of a model's requests were given to a collector, with this outcome.
+    pub(crate) fn logged(&self, model: &str, code: Code, records: u64) {
+        self.request_log.with_label_values(&[model, code.name()]).inc_by(records);
+    }
+
+    /// So many sampled requests were not logged.
+    pub(crate) fn not_logged(&self, model: &str, reason: &str, records: u64) {
+        self.request_log_dropped.with_label_values(&[model, reason]).inc_by(records);
+    }
+
     /// Whoever sends made-up names must not make the table of counters grow for ever.
     fn bounded<'a>(&self, model: &'a str) -> &'a str {
         if model.len() > LONGEST_UNKNOWN_NAME {
@@ -234,6 +256,7 @@ impl Metrics {
         }
         text.collected(WARMUP_LATENCY, &self.warmup_latency);
         text.collected(WARMUP_RECORDS, &self.warmup_records);
+        text.collected(REQUEST_LOG_COUNT, &self.request_log);
 
         let mut counts: BTreeMap<(&str, &str), u64> = BTreeMap::new();
         for ((model, api, entrypoint), sum) in &per_model {
@@ -273,6 +296,7 @@ impl Metrics {
     fn write_own(&self, text: &mut Text, moment: &Moment<'_>) {
         self.write_process(text, moment);
         write_versions(text, moment.routes);
+        text.collected(REQUEST_LOG_DROPPED, &self.request_log_dropped);
         for (name, collector) in self.batching.own() {
             text.collected(name, collector);
         }

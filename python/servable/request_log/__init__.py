@@ -1,0 +1,1 @@
+"""Samples of requests with their answers, written where people want them."""

@@ -1,0 +1,100 @@
+"""Collectors: what every one has to do, and how files are rotated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import fsspec
+import pytest
+from servable.engine import RecordReader
+from servable.errors import InvalidArgumentError
+from servable.request_log.collector import Collector, make_collector
+from servable.request_log.file import FileCollector
+from servable.types import RequestLogOptions
+
+RECORDS = [b"one", b"two" * 100, b"three"]
+
+
+def read(folder: Path) -> list[bytes]:
+    return [record for path in sorted(folder.glob("*.tfrecord")) for record in RecordReader(str(path))]
+
+
+@pytest.fixture(params=["file", "fsspec"])
+def collector(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Collector]:
+    prefix = f"{tmp_path}/log/m" if request.param == "file" else f"local://{tmp_path}/log/m"
+
+    def make() -> Collector:
+        return make_collector("m", request.param, prefix, RequestLogOptions(file_bytes=200))
+
+    return make
+
+
+def test_what_was_taken_is_there_in_the_end(collector: Callable[[], Collector], tmp_path: Path) -> None:
+    one = collector()
+    one.write(RECORDS[:1])
+    one.tend()
+    one.write(RECORDS[1:])
+    one.close()
+    assert read(tmp_path / "log") == RECORDS
+    assert len(list((tmp_path / "log").iterdir())) == 3, "none has more than 200 bytes, unless for one record"
+
+
+def test_servers_may_share_a_prefix(collector: Callable[[], Collector], tmp_path: Path) -> None:
+    both = [collector(), collector()]
+    for one in both:
+        one.write(RECORDS)
+    for one in both:
+        one.close()
+    assert sorted(read(tmp_path / "log")) == sorted(2 * RECORDS)
+
+
+def test_nothing_is_written_for_nothing(collector: Callable[[], Collector], tmp_path: Path) -> None:
+    one = collector()
+    one.tend()
+    one.close()
+    assert not list(tmp_path.rglob("*.tfrecord*"))
+
+
+def test_old_files_go_and_those_of_others_stay(tmp_path: Path) -> None:
+    other = FileCollector(f"{tmp_path}/m.v2", RequestLogOptions(file_bytes=1))
+    other.write(RECORDS)
+    other.close()
+    own = FileCollector(f"{tmp_path}/m", RequestLogOptions(file_bytes=1, keep_bytes=50))
+    own.write([f"record {number}".encode() for number in range(20)])
+    own.close()
+    kept = [path.name for path in tmp_path.iterdir() if path.name.startswith("m.2")]
+    assert 1 <= len(kept) <= 2
+    assert len(list(tmp_path.glob("m.v2.*"))) == 3
+
+
+def test_a_file_that_is_not_finished_is_not_a_log(tmp_path: Path) -> None:
+    one = FileCollector(f"{tmp_path}/m", RequestLogOptions())
+    one.write(RECORDS)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
+    one.close()
+    assert [path.suffix for path in tmp_path.iterdir()] == [".tfrecord"]
+
+
+def test_files_reach_other_stores() -> None:
+    one = make_collector("m", "fsspec", "memory://logs/m", RequestLogOptions())
+    one.write(RECORDS)
+    one.close()
+    (path,) = fsspec.filesystem("memory").glob("/logs/m.*.tfrecord")
+    assert path
+
+
+@pytest.mark.parametrize(
+    ("kind", "prefix", "words"),
+    [
+        ("", "/p", "type is missing; there are: file, fsspec"),
+        ("odd", "/p", "type odd is unknown"),
+        ("no.such.module:Class", "/p", "cannot be imported"),
+        ("file", "", "filename_prefix is missing"),
+        ("file", "relative", "filename_prefix relative cannot be used"),
+        ("fsspec", "/p", "it is no URL"),
+    ],
+)
+def test_what_cannot_be_is_refused(kind: str, prefix: str, words: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"Model m: logging_config.*{words}"):
+        make_collector("m", kind, prefix, RequestLogOptions())
