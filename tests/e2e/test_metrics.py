@@ -56,6 +56,8 @@ def test_both_pages_are_there_without_being_asked_for(server: ServerProcess) -> 
         ':tensorflow:serving:runtime_latency_count{model_name="half",API="Predict",runtime="TF1"} 4',
     ]:
         assert line in original.splitlines(), original
+    for name in ["request_example_counts histogram", "request_example_count_total counter"]:
+        assert f"# TYPE :tensorflow:serving:{name}" in original.splitlines()
     labels = 'model="half",version="7",signature="serving_default",api="Predict",entrypoint="REST"'
     for line in [
         f'servable_requests_total{{{labels},code="OK"}} 3',

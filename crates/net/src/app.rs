@@ -495,6 +495,10 @@ impl App {
     ) -> Result<Vec<(String, Computed)>, Status> {
         let recording = self.recording(planned.servable.name(), planned.call.input_bytes, || planned.request());
         let Planned { servable, api, tasks, call, plan } = planned;
+        if api == Api::MultiInference {
+            let examples = call.feeds.first().and_then(|(_, examples)| examples.row_count());
+            self.metrics.examples(servable.name(), examples.unwrap_or(0));
+        }
         let answer = self.run(servable, call, api, caller).await?;
         let computed = plan.computed(&answer)?;
         let computed: Vec<_> = tasks.into_iter().map(|(_, signature)| signature).zip(computed).collect();

@@ -36,6 +36,8 @@ const EXPIRY: Duration = Duration::from_secs(600);
 const REQUEST_COUNT: &str = ":tensorflow:serving:request_count";
 const REQUEST_LATENCY: &str = ":tensorflow:serving:request_latency";
 const RUNTIME_LATENCY: &str = ":tensorflow:serving:runtime_latency";
+const EXAMPLE_COUNTS: &str = ":tensorflow:serving:request_example_counts";
+const EXAMPLE_COUNT_TOTAL: &str = ":tensorflow:serving:request_example_count_total";
 const WARMUP_LATENCY: &str = ":tensorflow:serving:model_warmup_latency";
 const WARMUP_RECORDS: &str = ":tensorflow:serving:model_warmup_records_read";
 const REQUEST_LOG_COUNT: &str = ":tensorflow:serving:request_log_count";
@@ -47,6 +49,9 @@ pub(crate) struct Metrics {
     others: IntCounterVec,
     other_latency: HistogramVec,
     unknown_names: Mutex<HashSet<String>>,
+    /// Examples of `MultiInference` requests.
+    example_counts: HistogramVec,
+    example_total: IntCounterVec,
     warmup_latency: HistogramVec,
     warmup_records: IntCounterVec,
     /// The labels that the two have, oldest first.
@@ -101,6 +106,11 @@ impl Metrics {
             others: IntCounterVec::new(Opts::new(REQUEST_COUNT, "requests"), &["model_name", "status"])?,
             other_latency: histogram(REQUEST_LATENCY, "latency", &["model_name"])?,
             unknown_names: Mutex::default(),
+            example_counts: HistogramVec::new(
+                HistogramOpts::new(EXAMPLE_COUNTS, "examples of a request").buckets(exponential_buckets(1.0, 2.0, 15)?),
+                &["model"],
+            )?,
+            example_total: IntCounterVec::new(Opts::new(EXAMPLE_COUNT_TOTAL, "examples"), &["model"])?,
             warmup_latency: histogram(WARMUP_LATENCY, "warm-up", &["model_path", "status"])?,
             warmup_records: IntCounterVec::new(Opts::new(WARMUP_RECORDS, "records"), &["model_path", "status"])?,
             warmed_up: Mutex::default(),
@@ -157,6 +167,13 @@ impl Metrics {
             }
         }
         past.retain(|(model, ..), _| routes.models.contains_key(model));
+        for [model, _] in text::counts(&self.example_total, ["model", ""]).into_keys() {
+            if !routes.models.contains_key(&model) {
+                // They cannot be missing; if they were, that would be as good.
+                let _ = self.example_counts.remove_label_values(&[&model]);
+                let _ = self.example_total.remove_label_values(&[&model]);
+            }
+        }
     }
 
     /// Counts a request that found no servable, or needs none.
@@ -179,6 +196,12 @@ impl Metrics {
         {
             self.other_latency.with_label_values(&[model]).observe(took.as_secs_f64() * 1e6);
         }
+    }
+
+    /// Counts the examples of a `MultiInference` request.
+    pub(crate) fn examples(&self, model: &str, count: usize) {
+        self.example_counts.with_label_values(&[model]).observe(count as f64);
+        self.example_total.with_label_values(&[model]).inc_by(count as u64);
     }
 
     /// The version in this folder has been warmed up, or could not be.
@@ -274,6 +297,8 @@ impl Metrics {
         for ((model, status), count) in counts {
             text.sample(REQUEST_COUNT, &[("model_name", model), ("status", status)], count);
         }
+        text.collected(EXAMPLE_COUNT_TOTAL, &self.example_total);
+        text.collected(EXAMPLE_COUNTS, &self.example_counts);
         text.begin(REQUEST_LATENCY, "histogram", "latency");
         for ((model, api, entrypoint), sum) in &per_model {
             if sum.latency.count() > 0 && (*entrypoint == Entrypoint::Rest || api.is_counted()) {
@@ -604,7 +629,10 @@ mod tests {
         note(&servable, Api::Predict, Entrypoint::Rest);
         note(&servable, Api::Predict, Entrypoint::Grpc);
         note(&servable, Api::MultiInference, Entrypoint::Grpc);
+        metrics.examples("m\"", 3);
         let (original, own) = pages(&metrics, &routes);
+        has(&original, ":tensorflow:serving:request_example_count_total{model=\"m\\\"\"} 3");
+        has(&original, ":tensorflow:serving:request_example_counts_bucket{model=\"m\\\"\",le=\"2\"} 0");
         let latency = "model_name=\"m\\\"\",API=\"predict\",entrypoint=\"REST\"";
         has(&original, ":tensorflow:serving:request_count{model_name=\"m\\\"\",status=\"OK\"} 2");
         has(&original, &format!(":tensorflow:serving:request_latency_bucket{{{latency},le=\"10\"}} 0"));
