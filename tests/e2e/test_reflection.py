@@ -17,6 +17,7 @@ from tests.e2e.server import MODELS, Model, serving
 
 PREDICTION = "tensorflow.serving.PredictionService"
 MODEL = "tensorflow.serving.ModelService"
+PROFILER = "tensorflow.ProfilerService"
 
 
 def ask(client: Grpc, protocol: str, *questions: Any) -> list[Any]:
@@ -33,7 +34,7 @@ def ask(client: Grpc, protocol: str, *questions: Any) -> list[Any]:
 def test_services_are_listed(grpc: Grpc, protocol: str) -> None:
     (answer,) = ask(grpc, protocol, reflection_pb2.ServerReflectionRequest(list_services=""))
     services = {service.name for service in answer.list_services_response.service}
-    assert services == {PREDICTION, MODEL, f"grpc.reflection.{protocol}.ServerReflection"}
+    assert services == {PREDICTION, MODEL, PROFILER, f"grpc.reflection.{protocol}.ServerReflection"}
 
 
 def test_optional_services_are_listed_when_they_are_on(tmp_path: Path) -> None:
