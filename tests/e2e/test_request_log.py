@@ -126,6 +126,22 @@ def test_a_log_is_a_file_of_warm_up_requests(tmp_path: Path) -> None:
         server.stop()
 
 
+def test_a_server_finishes_what_a_killed_one_left(tmp_path: Path) -> None:
+    text = config(logging_config(str(tmp_path / "requests")))
+    with started(tmp_path, text) as server:
+        ask_all(server.wait_ready())
+        line = ':tensorflow:serving:request_log_count{model_name="half",status_code="OK"} 5'
+        wait_until(lambda: counted(server, line), "all are counted")
+        server.process.kill()
+        server.process.wait()
+    assert [path.suffix for path in tmp_path.glob("requests.*")] == [".part"]
+    with started(tmp_path, text) as server:
+        server.wait_ready()
+        wait_until(lambda: len(files(tmp_path)) == 1, "the file is finished")
+    assert len(read(files(tmp_path)[0])) == 5
+    assert not list(tmp_path.glob("*.part"))
+
+
 def test_a_collector_that_fails_loses_records_only(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     server = started(tmp_path, config(logging_config(str(tmp_path / "file" / "requests"))))

@@ -67,6 +67,8 @@ class RequestLog:
             self._loggers, self._of_model = loggers, of_model
             if of_model and not self._thread.is_alive():
                 self._thread.start()
+            for logger in loggers.values():
+                logger.start()
             self._engine.log_requests(rates)
             self._gone = [logger for logger in self._gone if logger.is_alive()] + gone
             for logger in gone:
@@ -111,7 +113,7 @@ def _rate(model: str, config: Mapping[str, Any]) -> float:
 
 
 class _Logger:
-    """A collector and the thread that feeds it, which begins with the first record."""
+    """A collector and the thread that feeds it."""
 
     def __init__(self, name: str, collector: Collector, engine: Engine) -> None:
         self.name = name
@@ -122,7 +124,12 @@ class _Logger:
         self._bytes = 0
         self._is_closing = False
         self._failing: set[str] = set()  # what does so
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._run, name="collector", daemon=True)
+
+    def start(self) -> None:
+        """Harmless if repeated. The collector is tended from then on."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     def put(self, model: str, record: bytes) -> bool:
         """Whether there is room for it."""
@@ -131,9 +138,6 @@ class _Logger:
                 return False
             self._waiting.append((model, record))
             self._bytes += len(record)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="collector", daemon=True)
-                self._thread.start()
             self._changed.notify()
         return True
 
@@ -143,10 +147,10 @@ class _Logger:
             self._changed.notify()
 
     def is_alive(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
+        return self._thread.is_alive()
 
     def join(self, timeout_s: float) -> bool:
-        if self._thread is not None:
+        if self._thread.ident is not None:
             self._thread.join(max(0.0, timeout_s))
         return not self.is_alive()
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,3 +101,78 @@ def test_files_reach_other_stores() -> None:
 def test_what_cannot_be_is_refused(kind: str, prefix: str, words: str) -> None:
     with pytest.raises(InvalidArgumentError, match=f"Model m: logging_config.*{words}"):
         make_collector("m", kind, prefix, RequestLogOptions())
+
+
+@pytest.fixture
+def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    return folder
+
+
+def dying(kind: str, prefix: str, temporary: Path) -> subprocess.Popen[bytes]:
+    """A process with a collector that has written the records and half of another one, and has not closed it."""
+    script = f"""
+import sys, time
+from pathlib import Path
+from servable.request_log.collector import make_collector
+from servable.types import RequestLogOptions
+
+one = make_collector("m", {kind!r}, {prefix!r}, RequestLogOptions())
+one.write({RECORDS!r})
+(path,) = Path({str(temporary.parent)!r}).rglob("*.part")
+with open(path, "ab") as file:
+    file.write(b"\\x05\\0\\0\\0\\0\\0\\0\\0half a record")
+print("written", flush=True)
+sys.stdin.read()
+"""
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"written\n"
+    return process
+
+
+@pytest.mark.parametrize("kind", ["file", "fsspec"])
+def test_what_a_killed_server_wrote_is_kept_by_the_next(kind: str, tmp_path: Path, spool: Path) -> None:
+    prefix = f"{tmp_path}/log/m" if kind == "file" else f"local://{tmp_path}/log/m"
+    with dying(kind, prefix, spool) as process:
+        one = make_collector("m", kind, prefix, RequestLogOptions())
+        one.tend()
+        assert not read(tmp_path / "log"), "it is alive, and goes on writing"
+        assert len(list(tmp_path.rglob("*.part"))) == 1
+        one.close()
+        process.kill()
+    two = make_collector("m", kind, prefix, RequestLogOptions())
+    two.tend()
+    assert read(tmp_path / "log") == RECORDS, "half a record is none"
+    two.close()
+    assert not list(tmp_path.rglob("*.part"))
+    assert not list(spool.iterdir())
+
+
+def test_unfinished_files_without_a_record_and_those_of_others(tmp_path: Path) -> None:
+    name = "20260101T000000Z-01234567-000000.tfrecord.part"
+    (tmp_path / f"m.{name}").write_bytes(b"not a record, but long enough for the header of one")
+    (tmp_path / f"m.v2.{name}").write_bytes(b"")
+    one = FileCollector(f"{tmp_path}/m", RequestLogOptions())
+    one.tend()
+    assert [path.name for path in tmp_path.iterdir()] == [f"m.v2.{name}"]
+
+
+def test_what_a_store_does_not_take_in_the_end_is_left_for_the_next(spool: Path, tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("no folder")
+    one = make_collector("m", "fsspec", f"local://{tmp_path}/log/m", RequestLogOptions())
+    one.write(RECORDS)
+    with pytest.raises(OSError, match="log"):
+        one.close()
+    (tmp_path / "log").unlink()
+    two = make_collector("m", "fsspec", f"local://{tmp_path}/log/m", RequestLogOptions())
+    two.tend()
+    two.close()
+    assert read(tmp_path / "log") == RECORDS
+    assert not list(spool.iterdir())
