@@ -190,11 +190,11 @@ class Server:
         """Models and serialised `PredictionLog`s of requests that were sampled and answered, about 4 MiB at most.
 
         None after the timeout, and at once when the server has stopped and all have been fetched. They wait in a queue
-        of 64 MiB; what does not fit there is dropped and counted.
+        of 64 MiB and 65,536 records; what does not fit there is dropped and counted.
         """
 
     def count_logged(self, model: str, code: str, records: int) -> None:
-        """Count records that a collector has taken, or refused with this code."""
+        """Count records that a collector has brought where they belong, or refused with this code."""
 
     def count_log_dropped(self, model: str, reason: str, records: int) -> None:
         """Count records that were lost."""

@@ -9,6 +9,8 @@ use arc_swap::ArcSwapOption;
 
 /// Bytes that records may take until somebody fetches them.
 const MOST_BYTES: usize = 64 << 20;
+/// Records that may wait.
+const MOST_RECORDS: usize = 65_536;
 /// A larger record is not made.
 const LARGEST_RECORD: usize = 16 << 20;
 /// About as many bytes are fetched at a time.
@@ -125,6 +127,9 @@ impl RequestLog {
     pub(crate) fn keep(&self, mut ticket: Ticket, model: &str, record: Vec<u8>) -> Result<(), Lost> {
         ticket.room.resize(record.len())?;
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.len() >= MOST_RECORDS {
+            return Err(Lost::QueueFull);
+        }
         queue.push_back((LoggedRequest { model: model.to_owned(), record }, ticket.room));
         self.filled.notify_one();
         Ok(())
@@ -200,5 +205,15 @@ mod tests {
         assert_eq!(log.sample("m", 0).err(), Some(Lost::QueueFull));
         drop(tickets);
         assert!(log.sample("m", 0).is_ok_and(|ticket| ticket.is_some()), "a request that fails gives its room back");
+    }
+
+    #[test]
+    fn the_queue_is_bounded_by_count_as_well() {
+        let log = logging(1.0);
+        let keep = || log.keep(log.sample("m", 0).ok().flatten().expect("it is sampled"), "m", vec![0]);
+        assert!((0..MOST_RECORDS).all(|_| keep() == Ok(())));
+        assert_eq!(keep(), Err(Lost::QueueFull));
+        assert_eq!(log.next(Duration::ZERO, || false).len(), MOST_RECORDS);
+        assert_eq!(keep(), Ok(()));
     }
 }

@@ -386,7 +386,7 @@ impl Server {
         self.app.request_log.next(timeout.min(LONGEST_WAIT), || self.has_stopped())
     }
 
-    /// Counts records that a collector has taken, or refused with this code.
+    /// Counts records that a collector has brought where they belong, or refused with this code.
     pub fn count_logged(&self, model: &str, code: Code, records: u64) {
         self.app.metrics.logged(model, code, records);
     }

@@ -15,8 +15,8 @@ __all__ = ["COLLECTORS", "Collector", "make_collector"]
 class Collector(Protocol):
     """Made as `Kind(filename_prefix, options)`, which must not wait and may raise `ServableError`.
 
-    Called from one thread. It may wait, and it may raise: what it was given is then counted as lost, and it is called
-    again with the next records.
+    Called from one thread. It may wait, and it may raise: what `write` was given is then counted as lost, and it is
+    called again with the next records.
     """
 
     def write(self, records: Sequence[bytes]) -> None:
@@ -25,8 +25,14 @@ class Collector(Protocol):
     def tend(self) -> None:
         """Called about once a second, for what is due with time."""
 
+    def waiting(self) -> int:
+        """How many of the records that were taken are not yet where they belong: these do not count as written.
+
+        Asked after each of the others. Records arrive in the order in which they were taken.
+        """
+
     def close(self) -> None:
-        """Finish: everything that was taken is where it belongs."""
+        """Finish: everything that was taken is where it belongs. What still waits then is counted as lost."""
 
 
 COLLECTORS: Mapping[str, str] = {

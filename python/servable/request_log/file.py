@@ -41,6 +41,7 @@ class FileCollector:
         self._file: RawIOBase | None = None
         self._path = Path()
         self._size = 0
+        self._records = 0
         self._begun = 0.0
         self._number = 0
         self._writer = secrets.token_hex(4)
@@ -60,6 +61,7 @@ class FileCollector:
                 file.seek(self._size)
                 raise
             self._size += len(framed)
+            self._records += 1
 
     def tend(self) -> None:
         if not self._has_recovered:
@@ -69,6 +71,13 @@ class FileCollector:
             return
         if self._options.file_seconds and time.monotonic() - self._begun >= self._options.file_seconds:
             self._finish()
+
+    def waiting(self) -> int:
+        return 0  # nobody need finish a file to read it
+
+    def unfinished(self) -> int:
+        """How many records the file has that is being written."""
+        return 0 if self._file is None else self._records
 
     def close(self) -> None:
         if self._file is not None:
@@ -131,7 +140,7 @@ class FileCollector:
                 self._file = file
             else:
                 file.close()  # a server that has just started took it for one that was left behind
-        self._size, self._begun = 0, time.monotonic()
+        self._size, self._records, self._begun = 0, 0, time.monotonic()
         return self._file
 
     @staticmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 import threading
 import time
 from collections import Counter
@@ -25,6 +26,9 @@ WAIT_S = 0.5
 PAUSE_S = 0.02
 MOST_WAITING_BYTES = 16 << 20
 """Of records that a collector has not taken yet."""
+MOST_WAITING = 65_536
+MOST_ON_THEIR_WAY = 4_000_000
+"""Records that a collector has taken, and that are not yet where they belong."""
 
 
 class Engine(Protocol):
@@ -83,13 +87,16 @@ class RequestLog:
 
     def _run(self) -> None:
         while True:
+            is_last = self._closing.is_set()  # asked for first: what comes before that is not lost
             records = self._engine.next_log_records(WAIT_S)
             for model, record in records:
                 logger = self._of_model.get(model)
                 if logger is None or not logger.put(model, record):
                     self._engine.count_log_dropped(model, "collector_slow" if logger else "not_configured", 1)
-            if not records and self._closing.wait(PAUSE_S):  # once the server has stopped, nothing else waits here
+            if not records and is_last:
                 return
+            if not records:
+                self._closing.wait(PAUSE_S)  # once the server has stopped, nothing else waits here
 
     def close(self, timeout_s: float) -> None:
         """Write what there is, as far as the time allows. The engine must have stopped."""
@@ -122,6 +129,8 @@ class _Logger:
         self._changed = threading.Condition()
         self._waiting: list[tuple[str, bytes]] = []
         self._bytes = 0
+        self._records = 0
+        self._on_their_way: list[str] = []  # models of records that the collector has taken, in order
         self._is_closing = False
         self._failing: set[str] = set()  # what does so
         self._thread = threading.Thread(target=self._run, name="collector", daemon=True)
@@ -134,10 +143,12 @@ class _Logger:
     def put(self, model: str, record: bytes) -> bool:
         """Whether there is room for it."""
         with self._changed:
-            if self._is_closing or (self._waiting and self._bytes + len(record) > MOST_WAITING_BYTES):
+            is_full = self._records >= MOST_WAITING or self._bytes + len(record) > MOST_WAITING_BYTES
+            if self._is_closing or (self._waiting and is_full):
                 return False
-            self._waiting.append((model, record))
+            self._waiting.append((sys.intern(model), record))
             self._bytes += len(record)
+            self._records += 1
             self._changed.notify()
         return True
 
@@ -165,13 +176,37 @@ class _Logger:
                 self._write(batch)
                 with self._changed:
                     self._bytes -= sum(len(record) for _, record in batch)
-            self._try("tend", self._collector.close if is_last else self._collector.tend)
+                    self._records -= len(batch)
+            code = self._try("tend", self._collector.close if is_last else self._collector.tend)
+            self._count_arrived()
             if is_last:
+                self._count(self._on_their_way, code if code != "OK" else "UNAVAILABLE")
                 return
 
     def _write(self, batch: Sequence[tuple[str, bytes]]) -> None:
-        code = self._try("write", lambda: self._collector.write([record for _, record in batch]))
-        for model, count in Counter(model for model, _ in batch).items():
+        def write() -> None:
+            if len(self._on_their_way) + len(batch) > MOST_ON_THEIR_WAY:
+                raise ServableError("too many records are still on their way", code="RESOURCE_EXHAUSTED")
+            self._collector.write([record for _, record in batch])
+
+        code = self._try("write", write)
+        models = [model for model, _ in batch]
+        if code == "OK":
+            self._on_their_way += models
+            self._count_arrived()
+        else:
+            self._count(models, code)
+
+    def _count_arrived(self) -> None:
+        def count() -> None:
+            arrived = max(0, len(self._on_their_way) - self._collector.waiting())
+            self._count(self._on_their_way[:arrived], "OK")
+            del self._on_their_way[:arrived]
+
+        self._try("waiting", count)
+
+    def _count(self, models: Sequence[str], code: str) -> None:
+        for model, count in Counter(models).items():
             self._engine.count_logged(model, code, count)
             if code != "OK":
                 self._engine.count_log_dropped(model, "collector_failed", count)

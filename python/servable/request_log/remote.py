@@ -42,6 +42,7 @@ class FsspecCollector:
         self._name = name or "requests"
         # What waits here is not thinned out but refused, so that it is known what is lost.
         self._options = replace(options, keep_bytes=0)
+        self._waiting = 0
         self._spool: _Spool | None = None
         self._files: FileCollector | None = None
 
@@ -51,11 +52,15 @@ class FsspecCollector:
         if waiting > MOST_SPOOLED_BYTES:
             raise ServableError(f"{waiting} bytes wait to be uploaded to {self._folder}", code="RESOURCE_EXHAUSTED")
         files.write(records)
+        self._waiting += len(records)
 
     def tend(self) -> None:
         files = self._opened()
         files.tend()
         self._upload(files)
+
+    def waiting(self) -> int:
+        return self._waiting
 
     def close(self) -> None:
         if self._files is None or self._spool is None:
@@ -97,6 +102,7 @@ class FsspecCollector:
             filesystem.makedirs(folder, exist_ok=True)
             filesystem.put_file(str(path), f"{folder}/{path.name}")
             path.unlink()
+        self._waiting = files.unfinished()
 
 
 class _Spool:
