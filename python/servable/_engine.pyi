@@ -172,6 +172,9 @@ class Server:
     def snapshot(self) -> Mapping[str, int]:
         """Counters of this moment: `connections`, `requests_in_flight`, `requests_total`."""
 
+    def metrics_page(self) -> str:
+        """The page of metrics of this moment, as TensorFlow Serving has it."""
+
     def count_warmup(self, path: str, code: str, records: int, took_s: float) -> None:
         """Count the warm-up of the version in the folder `path`, for the page of metrics. `code` says how it ended."""
 

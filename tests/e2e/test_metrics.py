@@ -15,7 +15,17 @@ import pytest
 
 from .grpc_client import Grpc, predict_request
 from .rest_client import Rest
-from .server import MODELS, Model, ServerProcess, free_ports, run_to_end, serving, wait_until
+from .server import (
+    HALF_PLUS_TWO,
+    MODELS,
+    Model,
+    ServerProcess,
+    config_text,
+    free_ports,
+    run_to_end,
+    serving,
+    wait_until,
+)
 
 LINES_S = 15.0
 ORIGINAL = "/monitoring/prometheus/metrics"
@@ -185,3 +195,23 @@ def test_lines_are_json_if_the_log_is(tmp_path: Path) -> None:
     (line,) = (tmp_path / "access.log").read_text().splitlines()
     told = json.loads(line)
     assert (told["model"], told["version"], told["status"]) == ("half", "7", 200)
+
+
+def test_a_reload_tells_by_how_much_metrics_have_grown(tmp_path: Path) -> None:
+    from google.protobuf import text_format
+    from tensorflow_serving.apis import model_management_pb2
+    from tensorflow_serving.config import model_server_config_pb2
+
+    warm = [Model("half_plus_two", HALF_PLUS_TWO), Model("warm", MODELS / "warm")]
+    with serving(warm[:1], tmp_path) as server, Grpc(server.grpc_address) as client:
+        client.predict(predict_request("half_plus_two", {"x": 1.0}))
+        records, requests = "/tensorflow/serving/model_warmup_records_read", "/tensorflow/serving/request_count"
+        request = model_management_pb2.ReloadConfigRequest(
+            config=text_format.Parse(config_text(warm), model_server_config_pb2.ModelServerConfig()),
+            metric_names=[records, requests, "nope", records],
+        )
+        answer = client.model.HandleReloadConfigRequest(request, timeout=60)
+        metrics = [(metric.name, metric.int64_value_increase) for metric in answer.metric]
+        assert sorted(metrics) == sorted([(records, 2), (requests, 0), ("nope", 0)])
+        again = client.model.HandleReloadConfigRequest(request, timeout=60)
+        assert {metric.int64_value_increase for metric in again.metric} == {0}

@@ -261,6 +261,10 @@ impl Server {
         counters.into()
     }
 
+    fn metrics_page(&self, python: Python<'_>) -> String {
+        python.detach(|| self.server.metrics_page())
+    }
+
     fn count_warmup(&self, path: &str, code: &str, records: u64, took_s: f64) -> PyResult<()> {
         let took = Duration::try_from_secs_f64(took_s).unwrap_or_default();
         self.server.count_warmup(path, code_named(code)?, records, took);

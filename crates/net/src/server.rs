@@ -354,6 +354,11 @@ impl Server {
         }
     }
 
+    /// The page of metrics that TensorFlow Serving has, of this moment.
+    pub fn metrics_page(&self) -> String {
+        self.app.metrics_page(Metrics::original_page)
+    }
+
     /// Counts the warm-up of the version in the folder `path`; it shows on the page of metrics.
     pub fn count_warmup(&self, path: &str, code: Code, records: u64, took: Duration) {
         self.app.metrics.warmed_up(path, code, records, took);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from servable.config.codec import Codec
 from servable.control import rest
@@ -19,18 +20,24 @@ from servable.warmup.recording import Capturing
 __all__ = ["find_handler"]
 
 
+class Serving(Capturing, Protocol):
+    """What the engine's `Server` does for those who call."""
+
+    def metrics_page(self) -> str: ...
+
+
 def find_handler(
     reloader: Reloader,
     routes: Callable[[], Mapping[str, ModelRoutes]],
     ask_for: Callable[[str, int], None],
-    server: Capturing,
+    server: Serving,
     codec: Codec,
     profiling: Profiling,
 ) -> Callable[[str], Handler]:
     """A function from the method of a call to its handler. It raises `ServableError` for methods that there are not."""
     admin = Admin(reloader, routes, server, codec)
-    reload = Handler(functools.partial(answer_reload, reloader=reloader, codec=codec), may_wait=True)
-
+    answer = functools.partial(answer_reload, reloader=reloader, codec=codec, metrics_page=server.metrics_page)
+    reload = Handler(answer, may_wait=True)
     load = Handler(functools.partial(_load, ask_for=ask_for, codec=codec), may_wait=False)
 
     def find(method: str) -> Handler:

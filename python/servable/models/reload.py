@@ -26,6 +26,7 @@ from servable.errors import (
     ServableError,
 )
 from servable.models.manager import Manager
+from servable.models.metric_values import first_values
 from servable.models.overlay import Origin, Overlay
 from servable.models.resolution import Failure, Resolution
 from servable.models.source import FileSystemSource
@@ -249,8 +250,11 @@ def unavailable(what: str, failures: Sequence[Failure]) -> ServableError:
     return ServableError(f"{len(failures)} {what} did not become available: {{{listed}}}")
 
 
-def answer_reload(request: bytes, reloader: Reloader, codec: Codec) -> bytes:
-    """Do what a serialised `ReloadConfigRequest` asks for. Returns the response; `ServableError` if it cannot be."""
+def answer_reload(request: bytes, reloader: Reloader, codec: Codec, metrics_page: Callable[[], str]) -> bytes:
+    """Do what a serialised `ReloadConfigRequest` asks for. Returns the response; `ServableError` if it cannot be.
+
+    `metrics_page` gives the page of metrics, which tells by how much those have grown that the request names.
+    """
     import json
 
     try:
@@ -273,11 +277,14 @@ def answer_reload(request: bytes, reloader: Reloader, codec: Codec) -> bytes:
                 model.name,
                 model.platform,
             )
+        names = tuple(dict.fromkeys(decoded.get("metric_names", ())))
+        before = first_values(metrics_page(), names) if names else {}
         reloader.reload(models, Origin.RELOAD)
+        after = first_values(metrics_page(), names) if names else {}
     except ServableError as error:
         log.warning("ReloadConfig failed: %s", error.message)
         raise
-    metrics = [{"name": name, "int64_value_increase": 0} for name in dict.fromkeys(decoded.get("metric_names", ()))]
+    metrics = [{"name": name, "int64_value_increase": after[name] - before[name]} for name in names]
     return codec.encode_json("tensorflow.serving.ReloadConfigResponse", json.dumps({"status": {}, "metric": metrics}))
 
 

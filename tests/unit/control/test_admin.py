@@ -54,6 +54,9 @@ class FakeReloader:
 
 
 class FakeServer:
+    def metrics_page(self) -> str:
+        return ""
+
     def capture(self, model: str, count: int, max_bytes: int, timeout_s: float) -> list[bytes]:
         return [f"{model} {number}".encode() for number in range(count)]
 

@@ -374,17 +374,25 @@ def request(**fields: Any) -> bytes:
 def test_the_rpc_answers_with_a_metric_per_name(world: World) -> None:
     world.start(A)
     message = {"model_config_list": {"config": [{"name": "b", "base_path": "/b", "model_platform": "tensorflow"}]}}
-    answer = answer_reload(request(config=message, metric_names=["x", "y", "x"]), world.reloader, FakeCodec())
+    pages = iter([":a:b_c{} 5\nx{} 7\n", ":a:b_c{} 8\nx{} 7\n"])
+    names = ["x", "/a/b-c", "x", "unknown"]
+    answer = answer_reload(
+        request(config=message, metric_names=names), world.reloader, FakeCodec(), lambda: next(pages)
+    )
     assert json.loads(answer) == {
         "status": {},
-        "metric": [{"name": "x", "int64_value_increase": 0}, {"name": "y", "int64_value_increase": 0}],
+        "metric": [
+            {"name": "x", "int64_value_increase": 0},
+            {"name": "/a/b-c", "int64_value_increase": 3},
+            {"name": "unknown", "int64_value_increase": 0},
+        ],
     }
     assert world.reloader.models == (B,)
 
 
 @pytest.mark.parametrize("fields", [{}, {"config": {}}, {"config": {"custom_model_config": {"@type": "x"}}}])
 def test_the_rpc_wants_a_list(world: World, fields: dict[str, Any]) -> None:
-    error = failure(lambda: answer_reload(request(**fields), world.reloader, FakeCodec()))
+    error = failure(lambda: answer_reload(request(**fields), world.reloader, FakeCodec(), str))
     assert error.code == "INVALID_ARGUMENT"
     assert "Only ModelConfigList is currently supported" in error.message
 
