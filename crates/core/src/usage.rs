@@ -237,6 +237,8 @@ const WAYS: usize = Api::ALL.len() * Entrypoint::ALL.len();
 pub struct Usage {
     names: Vec<String>,
     series: Vec<[OnceLock<Box<Series>>; WAYS]>,
+    /// Runs of warm-up requests, by what they ask for.
+    warmup: [OnceLock<Box<Histogram>>; Api::ALL.len()],
 }
 
 impl Usage {
@@ -244,7 +246,17 @@ impl Usage {
     pub fn new(mut names: Vec<String>) -> Self {
         names.push(String::new());
         let series = names.iter().map(|_| [const { OnceLock::new() }; WAYS]).collect();
-        Self { names, series }
+        Self { names, series, warmup: [const { OnceLock::new() }; Api::ALL.len()] }
+    }
+
+    /// Counts a run of a warm-up request: no client's, so it is in no table of theirs.
+    pub fn warmed_up(&self, api: Api, took: Duration) {
+        self.warmup[api as usize].get_or_init(Box::default).note(took);
+    }
+
+    /// Runs of warm-up requests, if there were any.
+    pub fn warmup(&self) -> impl Iterator<Item = (Api, &Histogram)> {
+        Api::ALL.into_iter().zip(&self.warmup).filter_map(|(api, runs)| Some((api, &**runs.get()?)))
     }
 
     /// Where requests for a signature are counted that come in this way; `None` for those without one.

@@ -1,11 +1,13 @@
 //! Warm-up: requests that a version answers before anybody can reach it, read from records of a file.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use servable_core::examples::Task;
 use servable_core::predict::Call;
 use servable_core::servable::Servable;
+use servable_core::usage::Api;
 use servable_core::{Limits, Status};
 use servable_wire::examples::{MultiView, TaskView};
 use servable_wire::fields::Malformed;
@@ -59,11 +61,19 @@ impl Warmup {
             Logged::Nothing => return Ok(()),
         };
         let prepared = self.prepare(servable, kind, &request)?;
+        let api = match kind {
+            Kind::Predict => Api::Predict,
+            Kind::Classify => Api::Classify,
+            Kind::Regress => Api::Regress,
+            Kind::MultiInference => Api::MultiInference,
+        };
         for _ in 0..self.iterations {
+            let begin = Instant::now();
             match &prepared {
                 Prepared::Call(call) => drop(servable.run_here(call)?),
                 Prepared::Tasks(planned) => planned.run_here()?,
             }
+            servable.usage().warmed_up(api, begin.elapsed());
         }
         Ok(())
     }

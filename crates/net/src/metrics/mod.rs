@@ -482,6 +482,10 @@ fn add_usage(per_model: &mut PerModel, model: &str, usage: &Usage) {
     for (_, api, entrypoint, series) in usage.all() {
         series.add_to(per_model.entry((model.to_owned(), api, entrypoint)).or_default());
     }
+    // Run times know no entrypoint: either will do.
+    for (api, runs) in usage.warmup() {
+        runs.add_to(&mut per_model.entry((model.to_owned(), api, Entrypoint::Grpc)).or_default().runtime);
+    }
 }
 
 /// What Linux tells of this process.
@@ -640,6 +644,13 @@ mod tests {
         has(&original, &format!(":tensorflow:serving:request_latency_sum{{{latency}}} 11"));
         let runtime = "model_name=\"m\\\"\",API=\"Predict\",runtime=\"TF1\"";
         has(&original, &format!(":tensorflow:serving:runtime_latency_count{{{runtime}}} 2"));
+        servable.usage().warmed_up(Api::Predict, Duration::from_micros(5));
+        servable.usage().warmed_up(Api::MultiInference, Duration::from_micros(5));
+        let (warmed_up, unchanged) = pages(&metrics, &routes);
+        has(&warmed_up, &format!(":tensorflow:serving:runtime_latency_count{{{runtime}}} 3"));
+        let without_runs = |page: &str| page.lines().filter(|line| !line.contains("runtime_latency")).count();
+        assert_eq!(without_runs(&warmed_up), without_runs(&original), "nothing else counts warm-up");
+        assert_eq!(unchanged.lines().count(), own.lines().count());
         let labels = "model=\"m\\\"\",version=\"3\",signature=\"serving_default\",api=\"Predict\",entrypoint=\"GRPC\"";
         has(&own, &format!("servable_requests_total{{{labels},code=\"OK\"}} 1"));
         has(&own, &format!("servable_request_duration_seconds_count{{{labels}}} 1"));
