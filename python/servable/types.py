@@ -158,6 +158,12 @@ class GrpcSpec:
     keepalive_timeout_ms: int | None = None
     max_concurrent_streams: int | None = None
     max_metadata_bytes: int | None = None
+    max_age_ms: int | None = None
+    """A connection of this age is told to end, ..."""
+    max_age_grace_ms: int | None = None
+    """... and is closed when so much more time has passed. `None`: when its requests are done."""
+    max_idle_ms: int | None = None
+    """So long without a request, and a connection is told to end."""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import http.client
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from servable.config.limits import fitted
 from servable.types import LimitSpec
 
 from tests.e2e.grpc_client import Grpc, code_of, details_of, predict_request, tensor
+from tests.e2e.http2 import ACK, Error, Http2, Kind, call, fields, frame
 from tests.e2e.raw_client import Raw
 from tests.e2e.rest_client import Rest
 from tests.e2e.server import DEADLINE_S, MODELS, Model, ServerProcess, serving, wait_until
@@ -169,3 +171,58 @@ def test_a_small_container_survives_the_largest_messages(tmp_path: Path) -> None
         (peak,) = (int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM:"))
         print(f"at most {peak / MIB:.0f} MiB; {codes}")
         assert peak < CONTAINER_BYTES
+
+
+def with_arguments(folder: Path, **arguments: int) -> AbstractContextManager[ServerProcess]:
+    listed = ",".join(f"grpc.max_connection_{name}_ms={value}" for name, value in arguments.items())
+    return serving(models("slow", "half"), folder, f"--grpc_channel_arguments={listed}")
+
+
+def ask(connection: Http2, model: str = "slow") -> int:
+    """Ask something, which takes a while with `slow`. The stream."""
+    stream = connection.next_stream()
+    inputs = {"ms": tensor(RUN_MS, "int64"), "x": [1.0]} if model == "slow" else {"x": [1.0]}
+    request = predict_request(model, inputs, signature="ms" if model == "slow" else "")
+    connection.send(call(stream, request.SerializeToString(), fields()))
+    return stream
+
+
+def wait_told_to_go(connection: Http2) -> None:
+    """Wait until the server says that nothing more is to begin, as a client does."""
+    connection.wait_for(lambda: connection.goaway is not None, "the server says so")
+    assert connection.goaway == Error.NO_ERROR
+    for ping in connection.of_kind(Kind.PING):
+        if not ping.flags & ACK:
+            connection.send(frame(Kind.PING, 0, ping.payload, ACK))
+
+
+def test_an_old_connection_finishes_what_is_under_way(tmp_path: Path) -> None:
+    with with_arguments(tmp_path, age=500) as server:
+        with Http2(server.grpc_port) as connection:
+            stream = ask(connection)
+            wait_told_to_go(connection)
+            assert not connection.is_ended(stream)
+            connection.wait_for(lambda: connection.is_ended(stream), "the answer")
+            assert connection.answer(stream)["grpc-status"] == "0"
+            connection.wait_closed()
+        with Grpc(server.grpc_address) as client:
+            end = time.monotonic() + 1.5
+            while time.monotonic() < end:  # over several connections, which nobody notices
+                client.predict(predict_request("half", {"x": [1.0]}))
+
+
+def test_an_old_connection_has_a_time_to_finish(tmp_path: Path) -> None:
+    with with_arguments(tmp_path, age=300, age_grace=100) as server, Http2(server.grpc_port) as connection:
+        stream = ask(connection)
+        wait_told_to_go(connection)
+        connection.wait_closed()
+        assert not connection.is_ended(stream)
+
+
+def test_an_idle_connection_is_told_to_go(tmp_path: Path) -> None:
+    with with_arguments(tmp_path, idle=400) as server, Http2(server.grpc_port) as connection:
+        stream = ask(connection)
+        connection.wait_for(lambda: connection.is_ended(stream), "the answer")
+        assert connection.goaway is None, "it was not idle"
+        wait_told_to_go(connection)
+        connection.wait_closed()

@@ -10,7 +10,8 @@ use pyo3::types::PyBytes;
 use servable_core::routes::{ModelRoutes as CoreModelRoutes, Routes, State, VersionStatus};
 use servable_core::{Code, Limits, Status};
 use servable_net::{
-    AccessLogSettings, AccessSpec as NetAccessSpec, GrpcSettings, Server as NetServer, Settings, TraceProtocol,
+    AccessLogSettings, AccessSpec as NetAccessSpec, GrpcSettings, Lifetime, Server as NetServer, Settings,
+    TraceProtocol,
 };
 use servable_wire::json::Dialect;
 
@@ -45,6 +46,9 @@ struct GrpcSpec {
     keepalive_timeout_ms: Option<u64>,
     max_concurrent_streams: Option<u32>,
     max_metadata_bytes: Option<u32>,
+    max_age_ms: Option<u64>,
+    max_age_grace_ms: Option<u64>,
+    max_idle_ms: Option<u64>,
 }
 
 /// `servable.types.ServerSpec`.
@@ -127,6 +131,11 @@ impl From<ServerSpec> for Settings {
                 keepalive_timeout: spec.grpc.keepalive_timeout_ms.map(Duration::from_millis),
                 max_concurrent_streams: spec.grpc.max_concurrent_streams,
                 max_metadata_bytes: spec.grpc.max_metadata_bytes,
+                lifetime: Lifetime {
+                    age: spec.grpc.max_age_ms.map(Duration::from_millis),
+                    grace: spec.grpc.max_age_grace_ms.map(Duration::from_millis),
+                    idle: spec.grpc.max_idle_ms.map(Duration::from_millis),
+                },
             },
         }
     }

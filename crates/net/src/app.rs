@@ -35,6 +35,7 @@ use crate::control::{self, ControlCall};
 use crate::exchange::{Connection, Exchange};
 use crate::health::Health;
 use crate::inference;
+use crate::leave::{Lifetime, UnderWay};
 use crate::metrics::{Metrics, Moment};
 use crate::quota::{Full, Quota, Turn};
 use crate::reflection::Reflection;
@@ -136,6 +137,7 @@ pub struct GrpcSettings {
     pub keepalive_timeout: Option<Duration>,
     pub max_concurrent_streams: Option<u32>,
     pub max_metadata_bytes: Option<u32>,
+    pub lifetime: Lifetime,
 }
 
 impl Settings {
@@ -324,12 +326,13 @@ impl App {
                     Err(Full) => Err(client_overloaded()),
                     Ok(_) => Ok(()),
                 };
-                (InFlight { _turn: turn.ok(), _guard: guard }, room)
+                (InFlight { _turn: turn.ok(), _guard: guard, _under_way: None }, room)
             }
             Crowd::Watchers => {
                 let guard = self.probes.enter();
                 let is_full = self.probes.value() > MOST_PROBES;
-                (InFlight { _turn: None, _guard: guard }, if is_full { Err(overloaded()) } else { Ok(()) })
+                let room = if is_full { Err(overloaded()) } else { Ok(()) };
+                (InFlight { _turn: None, _guard: guard, _under_way: None }, room)
             }
         }
     }
@@ -634,12 +637,18 @@ impl Gauge {
 pub(crate) struct InFlight {
     _turn: Option<Turn<Option<IpAddr>>>,
     _guard: GaugeGuard,
+    _under_way: Option<UnderWay>,
 }
 
 impl InFlight {
+    /// Its connection counts it as well.
+    pub(crate) fn on(self, under_way: Option<UnderWay>) -> Self {
+        Self { _under_way: under_way, ..self }
+    }
+
     #[cfg(test)]
     pub(crate) fn of(gauge: &Gauge) -> Self {
-        Self { _turn: None, _guard: gauge.enter() }
+        Self { _turn: None, _guard: gauge.enter(), _under_way: None }
     }
 }
 

@@ -18,16 +18,16 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use servable_core::{Code, Status};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket};
 use tokio::sync::{Semaphore, watch};
 
-use crate::app::App;
+use crate::app::{App, Crowd};
 use crate::body::Sent;
 use crate::exchange::Connection;
 use crate::framing::GrpcResponse;
+use crate::leave::{Farewell, Lifetime, Requests, UnderWay, Watcher, until_done};
 use crate::peer::{Line, Peer, Watched};
 use crate::quota::Quota;
 use crate::rest::RestResponse;
@@ -142,7 +142,7 @@ impl Bound {
 pub(crate) struct Acceptor {
     pub(crate) protocol: Protocol,
     pub(crate) shards: Arc<Shards>,
-    pub(crate) graceful: Arc<GracefulShutdown>,
+    pub(crate) farewell: Arc<Farewell>,
     /// Connections that may be open at a time, over all listeners.
     pub(crate) room: Arc<Semaphore>,
     /// Those that one client may have of them.
@@ -173,7 +173,7 @@ impl Acceptor {
             };
             match accepted {
                 Ok((stream, turn, permit)) => {
-                    let (protocol, watcher) = (self.protocol, self.graceful.watcher());
+                    let (protocol, watcher) = (self.protocol, self.farewell.watcher());
                     self.shards.take(Accepted { stream, protocol, watcher, permit, turn });
                 }
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
@@ -202,14 +202,18 @@ where
     H: Fn(Arc<App>, Arc<Connection>, Request<Incoming>) -> F + Copy + Send + 'static,
 {
     let settings = app.settings.grpc.clone();
-    let (client, stalls) = (Arc::new(connection), Stalls::default());
-    let sending = stalls.clone();
+    // Whoever watches over the server for long is not sent away.
+    let lifetime = if let Crowd::Watchers = connection.crowd { Lifetime::default() } else { settings.lifetime };
+    let (client, stalls, requests) = (Arc::new(connection), Stalls::default(), Requests::default());
+    let (sending, counted) = (stalls.clone(), lifetime.idle.map(|_| requests.clone()));
     let service = service_fn(move |request| {
         let (app, client, sending) = (Arc::clone(&app), Arc::clone(&client), sending.clone());
+        let under_way = counted.as_ref().map(Requests::begin);
         // Boxed: the whole of a call's state is moved several times on its way into a task.
         Box::pin(async move {
             let handler = handle(Arc::clone(&app), Arc::clone(&client), request);
-            Ok::<_, Infallible>(answer(&app, &client, &sending, handler, grpc::turned_away, grpc::panicked).await)
+            let (refused, panicked) = (grpc::turned_away, grpc::panicked);
+            Ok::<_, Infallible>(answer(&app, &client, &sending, under_way, handler, refused, panicked).await)
         })
     });
     let connection = http2::Builder::new(TokioExecutor::new())
@@ -222,7 +226,7 @@ where
         .keep_alive_timeout(settings.keepalive_timeout.unwrap_or(PING_TIMEOUT))
         .auto_date_header(false)
         .serve_connection(TokioIo::new(stream), service);
-    until_done(watcher.watch(connection), &stalls).await;
+    until_done(connection, http2::Connection::graceful_shutdown, watcher, lifetime, &requests, &stalls).await;
 }
 
 /// Serves REST on a connection until either side is done with it.
@@ -241,7 +245,7 @@ where
         let (app, client, peer, sending) = (Arc::clone(&app), Arc::clone(&client), peer.clone(), sending.clone());
         Box::pin(async move {
             let handler = handle(Arc::clone(&app), Arc::clone(&client), peer, request);
-            Ok::<_, Infallible>(answer(&app, &client, &sending, handler, rest::error, rest::panicked).await)
+            Ok::<_, Infallible>(answer(&app, &client, &sending, None, handler, rest::error, rest::panicked).await)
         })
     });
     let mut http = http1::Builder::new();
@@ -250,7 +254,8 @@ where
         http.max_headers(MANY_HEADERS);
     }
     let connection = http.serve_connection(TokioIo::new(stream), service);
-    until_done(watcher.watch(connection), &stalls).await;
+    let (leave, lifetime) = (http1::Connection::graceful_shutdown, Lifetime::default());
+    until_done(connection, leave, watcher, lifetime, &Requests::default(), &stalls).await;
 }
 
 /// Whether the head of a connection's first request is there as a whole, and has no more lines than most. Its further
@@ -262,25 +267,18 @@ fn has_usual_head(stream: &impl Line) -> bool {
     head.is_some_and(|head| memchr::memchr_iter(b'\n', head).count() <= USUAL_LINES)
 }
 
-/// A connection until either side is done with it, or the client takes nothing of what it is sent.
-async fn until_done<T>(connection: impl Future<Output = T>, stalls: &Stalls) {
-    tokio::select! {
-        biased;
-        _ = connection => {}
-        () = stalls.too_long() => {}
-    }
-}
-
 /// The answer to a request, which is in flight until all of it is sent. One too many is refused before it is looked at.
 async fn answer<B>(
     app: &App,
     client: &Connection,
     stalls: &Stalls,
+    under_way: Option<UnderWay>,
     handler: impl Future<Output = Response<B>>,
     refused: fn(&Status) -> Response<B>,
     panicked: fn() -> Response<B>,
 ) -> Response<Sent<B>> {
     let (in_flight, room) = app.begin(client);
+    let in_flight = in_flight.on(under_way);
     let response = match room {
         Ok(()) => survive(handler, panicked).await,
         Err(status) => refused(&status),

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use hyper_util::server::graceful::GracefulShutdown;
 use servable_core::batching::Scheduler;
 use servable_core::routes::{RouteTable, Routes};
 use servable_core::servable::Threads;
@@ -26,6 +25,7 @@ use crate::body::Budget;
 use crate::control::ControlCall;
 use crate::grpc;
 use crate::health::{Health, Phase};
+use crate::leave::Farewell;
 use crate::listen::{Acceptor, Bound, DEFAULT_CONNECTIONS, Protocol};
 use crate::metrics::Metrics;
 use crate::probe;
@@ -110,7 +110,7 @@ struct Running {
 struct Entrance {
     stopping: watch::Sender<bool>,
     listeners: Vec<JoinHandle<()>>,
-    graceful: Arc<GracefulShutdown>,
+    farewell: Arc<Farewell>,
     /// Connections that may be open at a time.
     room: Arc<Semaphore>,
     /// Those of one client.
@@ -122,7 +122,7 @@ impl Entrance {
         Self {
             stopping: watch::Sender::new(false),
             listeners: Vec::new(),
-            graceful: Arc::new(GracefulShutdown::new()),
+            farewell: Arc::default(),
             room: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))),
             per_client: Arc::new(Quota::new(per_client)),
         }
@@ -132,7 +132,7 @@ impl Entrance {
         let acceptor = Acceptor {
             protocol,
             shards: Arc::clone(shards),
-            graceful: Arc::clone(&self.graceful),
+            farewell: Arc::clone(&self.farewell),
             room: Arc::clone(&self.room),
             per_client: Arc::clone(&self.per_client),
         };
@@ -146,10 +146,7 @@ impl Entrance {
             // A listener that panicked is closed as well.
             let _ = listener.await;
         }
-        match Arc::into_inner(self.graceful) {
-            Some(graceful) => graceful.shutdown().await,
-            None => std::future::pending().await, // the listeners that shared it are gone: never
-        }
+        self.farewell.say().await;
     }
 }
 

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use hyper_util::server::graceful::Watcher;
 use servable_core::Status;
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::runtime::{Builder, Runtime};
@@ -21,6 +20,7 @@ use crate::app::{App, Crowd, Gauge, GaugeGuard};
 use crate::authority::TidyAuthority;
 use crate::exchange::Connection;
 use crate::health::Phase;
+use crate::leave::Watcher;
 use crate::listen::{FIRST_BYTES, Protocol, serve_grpc, serve_rest};
 use crate::quota::Turn;
 use crate::secured::Secured;

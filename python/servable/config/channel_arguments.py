@@ -18,8 +18,14 @@ KNOWN = {
     "grpc.keepalive_timeout_ms": "keepalive_timeout_ms",
     "grpc.max_concurrent_streams": "max_concurrent_streams",
     "grpc.max_metadata_size": "max_metadata_bytes",
+    "grpc.max_connection_age_ms": "max_age_ms",
+    "grpc.max_connection_age_grace_ms": "max_age_grace_ms",
+    "grpc.max_connection_idle_ms": "max_idle_ms",
 }
 """Arguments with an effect, and what they are here."""
+FOR_EVER = ("grpc.max_connection_age_ms", "grpc.max_connection_age_grace_ms", "grpc.max_connection_idle_ms")
+"""Where the longest time means that there is no limit."""
+LEAST = {MESSAGE_BYTES: -1, "grpc.max_connection_age_grace_ms": 0}
 
 
 @dataclass(frozen=True)
@@ -48,15 +54,19 @@ def channel_arguments(text: str) -> ChannelArguments:
         else:
             ignored[name] = None
     message_bytes = numbers.pop(MESSAGE_BYTES, None)
+    limits = {name: number for name, number in numbers.items() if name not in FOR_EVER or number < LONGEST}
     return ChannelArguments(
-        connections=GrpcSpec(**{KNOWN[name]: number for name, number in numbers.items()}),
+        connections=GrpcSpec(**{KNOWN[name]: number for name, number in limits.items()}),
         max_message_bytes=LONGEST if message_bytes == -1 else message_bytes,
         without_effect=tuple(ignored),
     )
 
 
 def _number(name: str, text: str) -> int:
-    least = -1 if name == MESSAGE_BYTES else 1
-    if not re.fullmatch(r"-?[0-9]{1,10}", text) or not least <= int(text) <= LONGEST or int(text) == 0:
-        raise InvalidArgumentError(f"{FLAG}: {name} takes a whole number up to {LONGEST}, from 1 on, and not {text!r}")
+    least = LEAST.get(name, 1)
+    is_wrong = not re.fullmatch(r"-?[0-9]{1,10}", text) or not least <= int(text) <= LONGEST
+    if is_wrong or (name == MESSAGE_BYTES and int(text) == 0):
+        raise InvalidArgumentError(
+            f"{FLAG}: {name} takes a whole number up to {LONGEST}, from {max(0, least)} on, and not {text!r}"
+        )
     return int(text)

@@ -176,6 +176,7 @@ def _network() -> tuple[Option, ...]:
             group,
             "Arguments of gRPC connections, name=value separated by commas. Those with an effect: "
             "grpc.keepalive_time_ms, grpc.keepalive_timeout_ms, grpc.max_concurrent_streams, grpc.max_metadata_size, "
+            "grpc.max_connection_age_ms, grpc.max_connection_age_grace_ms, grpc.max_connection_idle_ms, "
             "and grpc.max_receive_message_length unless max_message_bytes is given; the log names others.",
         ),
         Option(
