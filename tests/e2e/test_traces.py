@@ -171,15 +171,22 @@ def test_callers_and_the_sampler_decide_what_is_traced(tmp_path: Path) -> None:
     assert {span.trace_id.hex() for span in collector.spans} == {TRACE}
 
 
-@pytest.mark.parametrize("collector", ["gone", "silent", "failing"])
-def test_a_bad_collector_costs_spans_and_nothing_else(collector: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("collector", "protocol"),
+    [("gone", "http/protobuf"), ("silent", "http/protobuf"), ("silent", "grpc"), ("failing", "http/protobuf")],
+)
+def test_a_bad_collector_costs_spans_and_nothing_else(collector: str, protocol: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, over_http(Collector(), 500) as failing:
         endpoint = {
             "gone": "http://127.0.0.1:1",
             "silent": f"http://127.0.0.1:{silent.getsockname()[1]}",
             "failing": failing,
         }[collector]
-        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_TIMEOUT": "200"}
+        environment = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "200",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+        }
         with traced(tmp_path, **environment) as server, Rest(server.rest_port) as rest:
             for _ in range(50):
                 assert rest.predict("half", {"instances": [1.0]}).status == 200
@@ -190,8 +197,7 @@ def test_a_bad_collector_costs_spans_and_nothing_else(collector: str, tmp_path: 
                 assert lines['servable_trace_spans_total{state="made"}'] == "250"
                 return int(lines['servable_trace_spans_total{state="failed"}']) > 0
 
-            if collector != "silent":
-                wait_until(has_failed, "failures are counted")
+            wait_until(has_failed, "failures are counted", deadline_s=5.0)  # less than the timeout that is usual
 
 
 def test_an_endpoint_that_is_no_address_is_refused_at_the_start(tmp_path: Path) -> None:

@@ -17,7 +17,10 @@ use opentelemetry::trace::{
 };
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_http::{HeaderExtractor, HttpClient, HttpError};
-use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_otlp::{
+    OTEL_EXPORTER_OTLP_TIMEOUT, OTEL_EXPORTER_OTLP_TIMEOUT_DEFAULT, OTEL_EXPORTER_OTLP_TRACES_TIMEOUT, SpanExporter,
+    WithExportConfig, WithHttpConfig,
+};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
@@ -32,8 +35,6 @@ use crate::exchange::Exchange;
 const SERVICE: &str = "servable";
 /// How long the last spans may take at the end.
 const LAST_SPANS: Duration = Duration::from_secs(2);
-/// How long a collector may take over HTTP: what the specification has as the default.
-const LONGEST_EXPORT: Duration = Duration::from_secs(10);
 /// More of a collector's answer is not read.
 const LONGEST_ANSWER: usize = 1 << 20;
 
@@ -73,14 +74,15 @@ impl Tracing {
             .enable_all()
             .build()
             .map_err(|error| Status::internal(format!("the thread for traces cannot be started: {error}")))?;
+        let timeout = export_timeout(|name| std::env::var(name).ok());
         let exporter = {
             let _inside = runtime.enter();
             match protocol {
-                TraceProtocol::Grpc => SpanExporter::builder().with_tonic().build(),
+                TraceProtocol::Grpc => SpanExporter::builder().with_tonic().with_timeout(timeout).build(),
                 TraceProtocol::HttpProtobuf => SpanExporter::builder()
                     .with_http()
                     .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
-                    .with_http_client(Poster::new(runtime.handle().clone()))
+                    .with_http_client(Poster::new(runtime.handle().clone(), timeout))
                     .build(),
             }
         };
@@ -163,6 +165,13 @@ impl Drop for Tracing {
     }
 }
 
+/// How long a collector may take. The library reads these variables as well, but not for a client of ours.
+fn export_timeout(variable: impl Fn(&str) -> Option<String>) -> Duration {
+    let milliseconds = |name| variable(name)?.trim().parse().ok();
+    let given = milliseconds(OTEL_EXPORTER_OTLP_TRACES_TIMEOUT).or_else(|| milliseconds(OTEL_EXPORTER_OTLP_TIMEOUT));
+    given.map_or(OTEL_EXPORTER_OTLP_TIMEOUT_DEFAULT, Duration::from_millis)
+}
+
 /// What a request is called: few names, whatever clients send.
 fn name(exchange: &Exchange) -> String {
     match (exchange.entrypoint, exchange.api()) {
@@ -237,11 +246,12 @@ impl opentelemetry_sdk::trace::SpanExporter for Counted {
 struct Poster {
     client: Client<HttpConnector, Full<Bytes>>,
     runtime: Handle,
+    timeout: Duration,
 }
 
 impl Poster {
-    fn new(runtime: Handle) -> Self {
-        Self { client: Client::builder(TokioExecutor::new()).build_http(), runtime }
+    fn new(runtime: Handle, timeout: Duration) -> Self {
+        Self { client: Client::builder(TokioExecutor::new()).build_http(), runtime, timeout }
     }
 }
 
@@ -254,6 +264,25 @@ impl HttpClient for Poster {
             let body = Limited::new(body, LONGEST_ANSWER).collect().await?.to_bytes();
             Ok::<_, HttpError>(Response::from_parts(head, body))
         };
-        self.runtime.spawn(async { tokio::time::timeout(LONGEST_EXPORT, exchange).await? }).await?
+        let timeout = self.timeout;
+        self.runtime.spawn(async move { tokio::time::timeout(timeout, exchange).await? }).await?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_for_an_export_is_the_environments() {
+        let timeout = |traces: &str, all: &str| {
+            let variables = [("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", traces), ("OTEL_EXPORTER_OTLP_TIMEOUT", all)];
+            let variable = |name: &str| variables.iter().find(|known| known.0 == name).map(|known| known.1.to_owned());
+            export_timeout(variable).as_millis()
+        };
+        let cases = [("", "", 10_000), ("", "200", 200), ("300", "200", 300), ("x", "200", 200), ("", "-1", 10_000)];
+        for (traces, all, expected) in cases {
+            assert_eq!(timeout(traces, all), expected, "{traces} {all}");
+        }
     }
 }
