@@ -627,6 +627,60 @@ def session_runs() -> Inputs:
         yield name, plain(request) + broken
 
 
+def encoded(content: bytes) -> bytes:
+    return base64.urlsafe_b64encode(content).rstrip(b"=")
+
+
+def tokens() -> Inputs:
+    header = b'{"alg":"HS256","typ":"JWT","kid":"one"}'
+    claims = {"iss": "us", "aud": "servable", "exp": 1000, "sub": "me"}
+    usual = b".".join([encoded(header), encoded(json.dumps(claims).encode()), encoded(bytes(range(32)))])
+    yield "usual", usual
+    yield "header_and_claims", header + b"\n" + json.dumps(claims).encode()
+    for name, changes in {
+        "many_audiences": {"aud": ["other", "servable"]},
+        "audience_of_numbers": {"aud": [1, {"servable": 1}]},
+        "audience_of_no_text": {"aud": {"servable": True}},
+        "begun": {"nbf": 899.5},
+        "not_begun": {"nbf": 1e300},
+        "begin_of_text": {"nbf": "1"},
+        "ended": {"exp": 890},
+        "end_of_text": {"exp": "1000"},
+        "end_beyond_all": {"exp": 10**400},
+        "no_caller": {"sub": ""},
+        "caller_of_no_text": {"sub": ["me"]},
+        "another_issuer": {"iss": "them"},
+    }.items():
+        yield f"claims_{name}", header + b"\n" + json.dumps({**claims, **changes}).encode()
+    for name, odd in {
+        "empty": b"",
+        "of_nothing": b"{}",
+        "no_object": b"[1]",
+        "none": b'{"alg":"none"}',
+        "algorithm_of_no_text": b'{"alg":1}',
+        "algorithm_twice": b'{"alg":"none","alg":"HS256"}',
+        "critical": b'{"alg":"HS256","crit":["x"]}',
+        "critical_of_nothing": b'{"alg":"HS256","crit":null}',
+        "lists_128_deep": b'{"alg":"HS256","x":' + b"[" * 127 + b"]" * 127 + b"}",
+        "objects_126_deep": b'{"":' * 126 + b"1" + b"}" * 126,
+        "small_objects": b'{"alg":"HS256","x":[' + b",".join([b'{"":0}'] * 500) + b"]}",
+        "broken_text": b'{"alg":"\xff"}',
+    }.items():
+        yield f"header_{name}", odd + b"\n" + json.dumps(claims).encode()
+    yield "claims_broken", header + b'\n{"iss":'
+    yield "claims_no_object", header + b"\n[]"
+    yield "dots", b"..."
+    yield "one_part", encoded(header)
+    yield "two_parts", usual.rpartition(b".")[0]
+    yield "four_parts", usual + b".e30"
+    yield "no_signature", usual.rpartition(b".")[0] + b"."
+    yield "padding", usual + b"="
+    yield "bits_left_over", usual[:-1] + b"9"
+    yield "other_alphabet", usual.replace(b"_", b"/").replace(b"-", b"+")
+    yield "at_the_limit", usual + b"A" * ((16 << 10) - len(usual))
+    yield "beyond_the_limit", usual + b"A" * ((16 << 10) + 4 - len(usual))
+
+
 WRITERS = {
     "tensor_proto": tensors,
     "predict_request": predict_requests,
@@ -637,6 +691,7 @@ WRITERS = {
     "target": targets,
     "messages": messages,
     "saved_model": saved_models,
+    "token": tokens,
 }
 
 

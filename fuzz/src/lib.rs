@@ -11,6 +11,7 @@ mod predict;
 mod saved_model;
 mod target;
 mod tensor;
+mod token;
 
 use std::sync::Arc;
 
@@ -24,12 +25,13 @@ pub use predict::{predict_request, session_run};
 pub use saved_model::saved_model;
 pub use target::target;
 pub use tensor::tensor_proto;
+pub use token::token;
 
 /// What a check is given.
 pub type Check = fn(&[u8]);
 
 /// Every check with its name, which is also that of its folder in the corpus.
-pub const CHECKS: [(&str, Check); 9] = [
+pub const CHECKS: [(&str, Check); 10] = [
     ("tensor_proto", tensor_proto),
     ("predict_request", predict_request),
     ("session_run", session_run),
@@ -39,6 +41,7 @@ pub const CHECKS: [(&str, Check); 9] = [
     ("target", target),
     ("messages", messages),
     ("saved_model", saved_model),
+    ("token", token),
 ];
 
 /// Small, so that a short input can reach each of them and bounds of memory can be close.

@@ -10,14 +10,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::{hmac, signature};
 use serde_json::Value;
 use servable_core::Status;
+use servable_wire::token::{Expected, Token};
 use tokio_rustls::rustls::pki_types::SubjectPublicKeyInfoDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 
 use crate::certificate::key_bits;
 use crate::tls::Pem;
 
-/// Longer ones are not looked at.
-const LONGEST_TOKEN: usize = 16 << 10;
 /// As many keys as are tried for a token that names none.
 const MOST_KEYS: usize = 16;
 const LEAST_SECRET: usize = 32;
@@ -116,46 +115,20 @@ impl Tokens {
         self.caller_at(token, now.as_secs_f64())
     }
 
-    fn caller_at(&self, token: &str, now_s: f64) -> Option<String> {
-        if token.len() > LONGEST_TOKEN {
+    fn caller_at(&self, text: &str, now_s: f64) -> Option<String> {
+        let token = Token::read(text)?;
+        if token.algorithm != self.algorithm.name() {
             return None;
         }
-        let (message, signed) = token.rsplit_once('.')?;
-        let (header, claims) = message.split_once('.')?;
-        if claims.contains('.') {
+        let fits = |key: &&Key| key.id.is_none() || token.key_id.is_none() || key.id == token.key_id;
+        let has_signed = |key: &Key| key.material.has_signed(token.message.as_bytes(), &token.signature);
+        if !self.keys.iter().filter(fits).any(has_signed) {
             return None;
         }
-        let header = object(header)?;
-        let signed = URL_SAFE_NO_PAD.decode(signed).ok()?;
-        if header.get("alg")?.as_str()? != self.algorithm.name() || header.get("crit").is_some() {
-            return None;
-        }
-        let id = header.get("kid").and_then(Value::as_str);
-        let fits = |key: &&Key| key.id.is_none() || id.is_none() || key.id.as_deref() == id;
-        let is_signed = self.keys.iter().filter(fits).any(|key| key.material.has_signed(message.as_bytes(), &signed));
-        if !is_signed {
-            return None;
-        }
-        let claims = object(claims)?;
-        let TokenSpec { issuer, audience, leeway_s, .. } = &self.spec;
-        let is_for_us = match claims.get("aud")? {
-            Value::String(one) => one == audience,
-            Value::Array(many) => many.iter().any(|one| one.as_str() == Some(audience)),
-            _ => false,
-        };
-        let has_begun =
-            claims.get("nbf").is_none_or(|begin| begin.as_f64().is_some_and(|begin| begin <= now_s + leeway_s));
-        let goes_on = claims.get("exp")?.as_f64()? > now_s - leeway_s;
-        let name = claims.get(&self.spec.caller_claim)?.as_str().filter(|name| !name.is_empty())?;
-        let is_good = claims.get("iss")?.as_str()? == issuer && is_for_us && has_begun && goes_on;
-        is_good.then(|| format!("{}{name}", self.spec.caller_prefix))
-    }
-}
-
-fn object(text: &str) -> Option<serde_json::Map<String, Value>> {
-    match serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).ok()?).ok()? {
-        Value::Object(object) => Some(object),
-        _ => None,
+        let TokenSpec { issuer, audience, caller_claim, caller_prefix, leeway_s, .. } = &self.spec;
+        let claims = token.claims()?;
+        let name = claims.caller(&Expected { issuer, audience, caller_claim, leeway_s: *leeway_s }, now_s)?;
+        Some(format!("{caller_prefix}{name}"))
     }
 }
 

@@ -15,6 +15,7 @@ pub mod session;
 pub mod span;
 pub mod target;
 pub mod tensor;
+pub mod token;
 
 /// Types of the messages in `proto/`, for whatever is not on the path of every request.
 #[allow(clippy::all, clippy::pedantic, unreachable_pub, reason = "generated code")]
