@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import functools
 import hashlib
 import json
+import os
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +33,16 @@ from tensorflow_serving.apis import (
 
 from tests.e2e.certificates import Authority
 from tests.e2e.rest_client import Rest
-from tests.e2e.server import DEADLINE_S, HALF_PLUS_TWO, Model, ServerProcess, free_ports, run_to_end, serving
+from tests.e2e.server import (
+    DEADLINE_S,
+    HALF_PLUS_TWO,
+    Model,
+    ServerProcess,
+    accepts,
+    free_ports,
+    run_to_end,
+    serving,
+)
 
 SECRET = b"0123456789abcdef0123456789abcdef"
 QUICKLY = "--tls_reload_wait_seconds=0.05"
@@ -390,6 +405,93 @@ def test_changed_rules_are_used_and_bad_ones_are_not(tmp_path: Path) -> None:
         access.write_text(keys("bob") + 'rule { caller: "bob" may: READ model: "open" }')
         process.wait_for(lambda: secured.get("GET", "/v1/models/open", bearer("bob")) == 200, "the new rules hold")
         assert secured.get("GET", "/v1/models/open", bearer("ann")) == 401
+
+
+class Asking:
+    """A client with nothing to show that asks again and again, from before the server is there."""
+
+    def __init__(self, ask: Callable[[], str]) -> None:
+        self.answers: list[str] = []
+        self._ask = ask
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            self.answers.append(self._ask())
+
+    def __enter__(self) -> Asking:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join(DEADLINE_S)
+
+
+def over_http(port: int, path: str) -> str:
+    """How an answer begins; what TLS says of somebody who does not speak it is none."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as connection:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            answer = connection.recv(len("HTTP/1.1 401"))
+    except ConnectionError:
+        return "none"
+    return answer.decode() if answer.startswith(b"HTTP") else "none"
+
+
+def over_grpc(address: str) -> str:
+    method, request = f"{MODELS}GetModelStatus", named(get_model_status_pb2.GetModelStatusRequest(), "default")
+    with grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        send: Any = channel.unary_unary(method)
+        try:
+            send(request.SerializeToString(), timeout=DEADLINE_S)
+        except grpc.RpcError as error:
+            return "none" if error.code() == grpc.StatusCode.UNAVAILABLE else str(error.code().name)
+    return "OK"
+
+
+@pytest.mark.parametrize("guard", ["access", "tls"])
+def test_nobody_is_answered_before_it_is_known_who_may_ask(guard: str, tmp_path: Path) -> None:
+    certificate, key = Authority().issue("server").write(tmp_path, "server")
+    access = tmp_path / "access.config"
+    access.write_text(keys("ann") + 'rule { caller: "ann" may: READ model: "*" }')
+    (admin,) = free_ports(1)
+    flags = [f"--model_base_path={HALF_PLUS_TWO}", f"--admin_port={admin}", "--tls_reload_wait_seconds=0"]
+    guards = {
+        "access": [f"--access_config_file={access}"],
+        "tls": [f"--tls_certificate_file={certificate}", f"--tls_key_file={key}"],
+    }
+    # A pipe in the place of the file: whoever opens it waits for somebody to write to it.
+    pipe = {"access": access, "tls": key}[guard]
+    content = pipe.read_bytes()
+    pipe.unlink()
+    os.mkfifo(pipe)
+    with ServerProcess([*flags, *guards[guard]], tmp_path / "log") as process, ExitStack() as stack:
+        ways = [
+            functools.partial(over_grpc, process.grpc_address),
+            functools.partial(over_http, process.rest_port, "/v1/models/default"),
+            functools.partial(over_http, admin, "/admin/v1/models"),
+        ]
+        asking = [stack.enter_context(Asking(way)) for way in ways]
+        writing: list[int] = []
+
+        def is_read() -> bool:
+            with contextlib.suppress(OSError):  # nobody has opened it
+                writing.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+            return bool(writing)
+
+        process.wait_for(is_read, "the server reads the file")
+        with open(writing[0], "wb") as file:
+            assert not any(accepts(port) for port in (process.grpc_port, process.rest_port, admin))
+            file.write(content)
+        process.wait_ready()
+        before = [len(one.answers) for one in asking]
+        told = lambda: all(len(one.answers) > count + 1 for one, count in zip(asking, before, strict=True))  # noqa: E731
+        process.wait_for(told, "all have asked once more")
+        answers = [set(one.answers) for one in asking]
+    rest = {"none", "HTTP/1.1 401"}
+    assert answers == ([{"none", "UNAUTHENTICATED"}, rest, rest] if guard == "access" else [{"none"}] * 3)
 
 
 def test_a_bad_file_ends_the_start(tmp_path: Path) -> None:

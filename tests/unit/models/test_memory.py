@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import pytest
-from servable.models.memory import Admission, Memory, admission, available_ram
+from servable.models.memory import Admission, Memory, admission, available_ram, ram_limit
 
 Bytes = Sequence[int]
 
@@ -86,12 +86,12 @@ V1 = "/sys/fs/cgroup/memory/a/memory"
 
 
 @pytest.mark.parametrize(
-    ("files", "available"),
+    ("files", "available", "limit"),
     [
-        ({}, None),
-        (MACHINE, 51200),
-        ({**MACHINE, "/proc/self/cgroup": "0::/a/b\n", f"{V2}.max": "max\n", f"{V2}.current": "1000\n"}, 51200),
-        ({**MACHINE, "/proc/self/cgroup": "0::/a/b\n", f"{V2}.max": "3000\n", f"{V2}.current": "1000\n"}, 2000),
+        ({}, None, None),
+        (MACHINE, 51200, None),
+        ({**MACHINE, "/proc/self/cgroup": "0::/a/b\n", f"{V2}.max": "max\n", f"{V2}.current": "1000\n"}, 51200, None),
+        ({**MACHINE, "/proc/self/cgroup": "0::/a/b\n", f"{V2}.max": "3000\n", f"{V2}.current": "1000\n"}, 2000, 3000),
         (
             {
                 "/proc/self/cgroup": "0::/a/b\n",
@@ -100,6 +100,7 @@ V1 = "/sys/fs/cgroup/memory/a/memory"
                 f"{V2}.stat": "anon 1\ninactive_file 700\nactive_file 5\n",
             },
             1200,
+            3000,
         ),
         (
             {
@@ -108,8 +109,22 @@ V1 = "/sys/fs/cgroup/memory/a/memory"
                 "/sys/fs/cgroup/a/memory.current": "800\n",
             },
             100,
+            900,
         ),
-        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/memory.max": "5", "/sys/fs/cgroup/memory.current": "9"}, 0),
+        (
+            {
+                "/proc/self/cgroup": "0::/a/b\n",
+                f"{V2}.max": "3000\n",
+                f"{V2}.current": "2950\n",
+                "/sys/fs/cgroup/a/memory.max": "900\n",
+                "/sys/fs/cgroup/a/memory.current": "800\n",
+                "/sys/fs/cgroup/memory.max": "max\n",
+                "/sys/fs/cgroup/memory.current": "5000\n",
+            },
+            50,
+            900,
+        ),
+        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/memory.max": "5", "/sys/fs/cgroup/memory.current": "9"}, 0, 5),
         (
             {
                 "/proc/self/cgroup": "12:cpu,cpuacct:/x\n4:memory:/a\n",
@@ -118,13 +133,15 @@ V1 = "/sys/fs/cgroup/memory/a/memory"
                 f"{V1}.stat": "total_inactive_file 500\n",
             },
             1500,
+            9000,
         ),
     ],
 )
-def test_available_ram(files: dict[str, str], available: int | None) -> None:
+def test_what_control_groups_leave(files: dict[str, str], available: int | None, limit: int | None) -> None:
     def read(path: str) -> str:
         if path not in files:
             raise FileNotFoundError(path)
         return files[path]
 
     assert available_ram(read) == available
+    assert ram_limit(read) == limit
