@@ -13,9 +13,11 @@ from typing import Any
 
 import grpc
 import pytest
-from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
+from servable.engine import write_records
+from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc, prediction_log_pb2
 
 from tests.e2e.certificates import Authority, Issued
+from tests.e2e.grpc_client import predict_request
 from tests.e2e.rest_client import Rest
 from tests.e2e.server import DEADLINE_S, HALF_PLUS_TWO, ServerProcess, free_ports, run_to_end, wait_until
 
@@ -167,6 +169,52 @@ def test_with_mutual_tls_clients_need_a_certificate(authority: Authority, tmp_pa
             context = trusting(authority, client.write(tmp_path, "bad") if client else None)
             with pytest.raises((ssl.SSLError, OSError)):
                 get(server.rest_port, STATUS, context)
+
+
+def test_commands_show_a_certificate_to_a_server_that_wants_one(authority: Authority, tmp_path: Path) -> None:
+    clients = Authority("clients")
+    client_ca, server_ca = tmp_path / "clients.crt", tmp_path / "servers.crt"
+    client_ca.write_bytes(clients.certificate)
+    server_ca.write_bytes(authority.certificate)
+    certificate, key = clients.issue("client").write(tmp_path, "client")
+    both = tmp_path / "both.pem"
+    both.write_bytes(certificate.read_bytes() + key.read_bytes())
+    log = tmp_path / "requests.tfrecord"
+    request = prediction_log_pb2.PredictionLog()
+    request.predict_log.request.CopyFrom(predict_request("half_plus_two", {"x": [1.0]}))
+    write_records(str(log), [request.SerializeToString()])
+    issued = authority.issue("server").write(tmp_path, "server")
+    (admin,) = free_ports(1)
+    arguments = flags(*issued, f"--tls_client_ca_file={client_ca}", f"--admin_port={admin}")
+    with ServerProcess(arguments, tmp_path / "log") as server:
+        server.wait_ready()
+        ca = f"--ca_file={server_ca}"
+        shown = f"--certificate_file={certificate}", f"--key_file={key}"
+        for command in (
+            ("models", "list", f"--server=127.0.0.1:{admin}"),
+            ("replay", str(log), f"--target={server.grpc_address}"),
+        ):
+            without = run_to_end("servable", *command, ca)
+            assert without.returncode != 0
+            for way in (shown, (f"--certificate_file={both}",)):
+                done = run_to_end("servable", *command, ca, *way)
+                assert done.returncode == 0, done.stderr + done.stdout
+            wrong = run_to_end("servable", *command, ca, f"--certificate_file={certificate}", f"--key_file={issued[1]}")
+            assert wrong.returncode == 255
+            assert f"--key_file={issued[1]}: no certificate with its key can be read" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--key_file=k"], "--key_file needs --certificate_file"),
+        (["--certificate_file=c"], "--certificate_file needs --ca_file"),
+        (["--ca_file=/missing"], "--ca_file=/missing: no certificates can be read"),
+    ],
+)
+def test_commands_say_what_is_missing_for_tls(given: Sequence[str], words: str) -> None:
+    listed = run_to_end("servable", "models", "list", *given)
+    assert (listed.returncode, words in listed.stderr) == (255, True)
 
 
 def test_a_changed_certificate_is_used_and_a_bad_one_is_not(authority: Authority, tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from servable.cli.credentials import Credentials
 from servable.errors import InvalidArgumentError, ServableError
 
-__all__ = ["AdminClient", "read_key"]
+__all__ = ["AdminClient"]
 
 CONNECT_TIMEOUT_S = 10.0
 PREFIX = "/admin/v1/models"
@@ -21,23 +22,18 @@ PREFIX = "/admin/v1/models"
 class AdminClient:
     """Makes one connection per call. `ServableError` with the server's code, or UNAVAILABLE if it cannot be reached."""
 
-    def __init__(self, address: str, *, api_key_file: str | None = None, ca_file: str | None = None) -> None:
-        """With `ca_file`, the connection is made over TLS, to a server whose certificate one of those in it has signed.
-
-        With `api_key_file`, what it holds is sent along: a key or a token.
-        """
+    def __init__(self, address: str, credentials: Credentials) -> None:
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal():
             raise InvalidArgumentError(f"Expected --server to be HOST:PORT; got {address}")
         self._address = address
         self._host, self._port = host.strip("[]"), int(port)
-        self._headers = {"authorization": f"Bearer {read_key(api_key_file)}"} if api_key_file else {}
-        self._ca_file = ca_file
+        self._headers, self._tls = credentials.headers, credentials.tls()
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> AdminClient:
         """The client that arguments of `Parser.add_server` ask for."""
-        return cls(options.server, api_key_file=options.api_key_file, ca_file=options.ca_file)
+        return cls(options.server, Credentials.of(options))
 
     def list(self) -> list[dict[str, Any]]:
         """All models that are configured."""
@@ -72,15 +68,9 @@ class AdminClient:
         return answer
 
     def _connection(self) -> http.client.HTTPConnection:
-        if self._ca_file is None:
+        if self._tls is None:
             return http.client.HTTPConnection(self._host, self._port, timeout=CONNECT_TIMEOUT_S)
-        import ssl
-
-        try:
-            context = ssl.create_default_context(cafile=self._ca_file)
-        except OSError as error:
-            raise InvalidArgumentError(f"--ca_file={self._ca_file}: no certificates can be read: {error}") from error
-        return http.client.HTTPSConnection(self._host, self._port, timeout=CONNECT_TIMEOUT_S, context=context)
+        return http.client.HTTPSConnection(self._host, self._port, timeout=CONNECT_TIMEOUT_S, context=self._tls)
 
     def _model(self, verb: str, *parts: str, **options: Any) -> dict[str, Any]:
         model: dict[str, Any] = self._call(verb, parts, **options)
@@ -102,7 +92,7 @@ class AdminClient:
         try:
             connection.connect()
             connection.sock.settimeout(None)  # models may take long to load
-            connection.request(verb, target, None if body is None else json.dumps(body), self._headers)
+            connection.request(verb, target, None if body is None else json.dumps(body), dict(self._headers))
             response = connection.getresponse()
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
@@ -121,11 +111,3 @@ class AdminClient:
             raise ServableError(
                 f"what answers at {self._address} is no admin port (status {response.status})", code="UNAVAILABLE"
             ) from error
-
-
-def read_key(path: str) -> str:
-    try:
-        with open(path, encoding="ascii") as file:
-            return file.read().strip()
-    except (OSError, ValueError) as error:
-        raise InvalidArgumentError(f"--api_key_file={path}: it cannot be read: {error}") from error

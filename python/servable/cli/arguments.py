@@ -40,6 +40,8 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(
             "--ca_file", metavar="FILE", help="connect over TLS to a server whose certificate this has signed"
         )
+        self.add_argument("--certificate_file", metavar="FILE", help="a certificate to show over TLS")
+        self.add_argument("--key_file", metavar="FILE", help="its private key (default: in the same file)")
 
     def add_json(self) -> None:
         self.add_argument("--json", action="store_true", help="print JSON")

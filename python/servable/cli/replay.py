@@ -9,12 +9,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-from servable.cli.admin_client import read_key
 from servable.cli.arguments import FAILED, Parser, show
 from servable.cli.comparison import Difference, compare
+from servable.cli.credentials import Credentials
 from servable.cli.logged import Logged, read_logged
 from servable.errors import FailedPreconditionError, FlagError, InvalidArgumentError, ServableError
 
@@ -76,7 +75,7 @@ def replay(arguments: Sequence[str]) -> int:
         options = parser.parse_args(arguments)
         if options.concurrency < 1 or (options.rate is not None and not options.rate > 0):
             raise InvalidArgumentError("--concurrency and --rate must be positive")
-        send = _sender(options.target, options.api_key_file, options.ca_file)
+        send = _sender(options.target, Credentials.of(options))
         requests = (one for path in options.files for one in read_logged(path, options.model))
         outcome = _sent(islice(requests, options.limit), send, options.rate, options.concurrency, options.tolerance)
     except SystemExit as end:  # --help has been printed
@@ -92,21 +91,18 @@ def replay(arguments: Sequence[str]) -> int:
     return 1 if outcome.different or outcome.failed else 0
 
 
-def _sender(target: str, api_key_file: str | None, ca_file: str | None) -> Callable[[str, bytes], bytes]:
+def _sender(target: str, credentials: Credentials) -> Callable[[str, bytes], bytes]:
     try:
         import grpc
     except ImportError as error:
         raise FailedPreconditionError("replay needs grpcio: pip install 'servable[replay]'") from error
     most = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-    metadata = [("authorization", f"Bearer {read_key(api_key_file)}")] if api_key_file else []
-    if ca_file:
-        try:
-            authorities = Path(ca_file).read_bytes()
-        except OSError as error:
-            raise InvalidArgumentError(f"--ca_file={ca_file}: it cannot be read: {error}") from error
-        channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(authorities), options=most)
-    else:
+    metadata = list(credentials.headers.items())
+    tls = credentials.grpc()
+    if tls is None:
         channel = grpc.insecure_channel(target, options=most)
+    else:
+        channel = grpc.secure_channel(target, tls, options=most)
     calls: dict[str, Any] = {
         method: channel.unary_unary(f"/tensorflow.serving.PredictionService/{method}")
         for method in ("Predict", "Classify", "Regress", "MultiInference")
