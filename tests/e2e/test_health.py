@@ -40,6 +40,12 @@ def get(port: int, path: str, **headers: str) -> Answer:
         return rest.get(path, **headers)
 
 
+def requests_at_work(monitoring: int) -> int:
+    page = get(monitoring, "/metrics", Accept="text/plain").body.decode()
+    (count,) = (int(line.split()[-1]) for line in page.splitlines() if line.startswith("servable_requests_in_flight "))
+    return count
+
+
 @contextmanager
 def starting(folder: Path, models: list[Model], *flags: str) -> Iterator[tuple[ServerProcess, int, int]]:
     """A server that has been started, and its ports for monitoring and administration."""
@@ -216,6 +222,7 @@ def test_probes_are_answered_while_requests_are_refused(tmp_path: Path) -> None:
         HealthClient(monitoring) as health,
         begin_slow_rest(server.wait_ready().rest_port),
     ):
+        server.wait_for(lambda: requests_at_work(monitoring) == 1, "the request is at work")
         assert get(server.rest_port, "/v1/models/slow").status == 503, "it has enough to do"
         assert get(monitoring, "/livez").status == get(monitoring, "/readyz").status == 200
         assert health.check() == "SERVING"
