@@ -30,7 +30,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from run import HERE, PREDICT, RESULTS, framed, is_available, keep, running
+from harness import HERE, PREDICT, RESULTS, framed, is_available, keep, running
 from servable import engine
 
 SLO_MS = 50

@@ -194,7 +194,7 @@ def resident(pid: int) -> float:
 
 
 def pin(pid: int, cores: str) -> None:
-    """Move all threads of a process to these cores. Done once it is up: it starts as it would without being measured."""
+    """Move all threads of a process to these cores, once it is up: it starts as it would unmeasured."""
     subprocess.run(["taskset", "-apc", cores, str(pid)], check=True, stdout=subprocess.DEVNULL)
 
 

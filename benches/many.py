@@ -18,8 +18,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness import MODELS, cpu_seconds, free_ports, is_open, keep, resident, running
 from quiet import link
-from run import GRPC_PORT, MODELS, REST_PORT, cpu_seconds, is_open, keep, resident, running
+
+GRPC_PORT, REST_PORT = free_ports(2)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,9 +24,10 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from run import GRPC_HEADERS, GRPC_PORT, MODELS, PREDICT, REST_PORT, framed, is_open, keep, resident, running
+from harness import GRPC_HEADERS, MODELS, PREDICT, framed, free_ports, is_open, keep, resident, running
 from servable import engine
 
+GRPC_PORT, REST_PORT = free_ports(2)
 VARIABLE_MB = 16
 PERCENTILES = (50.0, 99.0, 99.9)
 SETTLE_S = 3.0

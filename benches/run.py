@@ -285,7 +285,8 @@ def run_bare(process: subprocess.Popen[str], load: Load) -> Seen:
 
 
 def ask(process: subprocess.Popen[str], count: int, threads: int) -> Seen:
-    assert process.stdin and process.stdout
+    assert process.stdin
+    assert process.stdout
     process.stdin.write(f"{count} {threads}\n")
     process.stdin.flush()
     return Seen(**json.loads(process.stdout.readline()))
@@ -353,10 +354,9 @@ def report(
     for row in rows:
         for name, seen in medians[row.name].items():
             p999 = f"{seen.p999_us:,.0f} µs" if row.load.requests >= ENOUGH_FOR_P999 else ""
-            lines.append(
-                f"| {row.name} | {name} | {seen.requests_per_s:,.0f} | {seen.cpu_us:,.1f} µs "
-                f"({seen.user_us:,.1f} + {seen.system_us:,.1f}) | {seen.p50_us:,.0f} µs | {seen.p99_us:,.0f} µs | {p999} |"
-            )
+            cpu = f"{seen.cpu_us:,.1f} µs ({seen.user_us:,.1f} + {seen.system_us:,.1f})"
+            latency = f"{seen.p50_us:,.0f} µs | {seen.p99_us:,.0f} µs | {p999}"
+            lines.append(f"| {row.name} | {name} | {seen.requests_per_s:,.0f} | {cpu} | {latency} |")
     lines += [
         "",
         "| load | rate to the yardstick's | TensorFlow Serving's, recorded | so to TensorFlow Serving's | goal | met |",
@@ -366,7 +366,11 @@ def report(
     for row in rows:
         lines.append(judged(row, verdicts[row.name]))
     if AGAINST in names:
-        lines += ["", "| load | rate to the other server's | CPU to its | p50 to its | p99 to its |", "|---|---|---|---|---|"]
+        lines += [
+            "",
+            "| load | rate to the other server's | CPU to its | p50 to its | p99 to its |",
+            "|---|---|---|---|---|",
+        ]
         for row in rows:
             own, its = medians[row.name][SERVABLE], medians[row.name][AGAINST]
             lines.append(

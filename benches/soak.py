@@ -38,7 +38,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import grpc
-from run import MODELS, RESULTS, is_available, keep
+from harness import MODELS, RESULTS, is_available, keep
 from servable import engine
 
 TEST_MODELS = MODELS.parents[3] / "tests" / "models"
