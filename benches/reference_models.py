@@ -49,7 +49,7 @@ def main(folder: str, name: str) -> None:
     if name in NETWORKS:
         save_network(name, folder)
     else:
-        model = {"image_mean": ImageMean, "sum": Sum}[name]()
+        model = ImageMean() if name == "image_mean" else Sum()
         tf.saved_model.save(model, folder, {"serving_default": model.serve})
 
 

@@ -325,7 +325,7 @@ def verdict(row: Row, own: Seen, yardstick: Seen | None) -> Verdict:
         return Verdict(of_yardstick, None, ())
     recorded = reference.yardstick
     if not recorded:  # no ratio to TensorFlow alone was recorded: to keep up with that is what can be asked
-        missed = () if of_yardstick >= 0.95 else (f"{of_yardstick:.2f} of TensorFlow alone",)
+        missed: tuple[str, ...] = () if of_yardstick >= 0.95 else (f"{of_yardstick:.2f} of TensorFlow alone",)
         return Verdict(of_yardstick, None, missed)
     of_serving = of_yardstick * recorded.requests_per_s / reference.requests_per_s
     missed = () if of_serving >= reference.goal else (f"{of_serving:.1f} times instead of {reference.goal:g}",)
