@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -191,9 +191,11 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Sent<B> {
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        self.sending.goes_on();
         if self.rest.is_empty() {
-            let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+                self.sending.rests();
+                return Poll::Pending;
+            };
             match frame.map(|frame| frame.map(Frame::into_data)) {
                 Some(Ok(Ok(data))) => self.rest = data,
                 Some(Ok(Err(trailers))) => return Poll::Ready(Some(Ok(trailers))),
@@ -201,6 +203,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Sent<B> {
                 None => return Poll::Ready(None),
             }
         }
+        self.sending.goes_on();
         let piece = self.rest.len().min(PIECE_BYTES);
         Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(piece)))))
     }

@@ -294,7 +294,72 @@ async fn survive<T>(handler: impl Future<Output = T>, instead: fn() -> T) -> T {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use http_body_util::{BodyExt, Full};
+    use hyper::client::conn::http2::{Builder, SendRequest};
+
     use super::*;
+    use crate::app::Settings;
+    use crate::framing::answered;
+    use crate::leave::Farewell;
+    use crate::server::Server;
+
+    /// More than the client takes before somebody reads it.
+    const LARGE_BYTES: usize = 8 << 20;
+    const LONG: Duration = Duration::from_secs(1000);
+
+    /// A connection to a server with a health service. The server has to stay.
+    async fn connected<F, H>(handle: H) -> (Server, SendRequest<Full<Bytes>>)
+    where
+        F: Future<Output = GrpcResponse> + Send + 'static,
+        H: Fn(Arc<App>, Arc<Connection>, Request<Incoming>) -> F + Copy + Send + Sync + 'static,
+    {
+        let server = Server::new(Settings { health_service: true, ..Settings::default() }).expect("nothing is opened");
+        let (app, (theirs, ours)) = (Arc::clone(&server.app), tokio::io::duplex(64 << 10));
+        tokio::spawn(async move {
+            let connection = Connection { remote: None, crowd: Crowd::Clients, names: Vec::new() };
+            serve_grpc(ours, app, connection, Farewell::default().watcher(), handle).await;
+        });
+        let connecting = Builder::new(TokioExecutor::new()).handshake(TokioIo::new(theirs));
+        let (client, connection) = connecting.await.expect("it speaks HTTP/2");
+        tokio::spawn(connection);
+        (server, client)
+    }
+
+    async fn ask(client: &mut SendRequest<Full<Bytes>>, path: &str) -> hyper::Result<Response<Incoming>> {
+        let question = Request::post(format!("http://here{path}")).body(Full::from(&[0; 5][..])).expect("it is valid");
+        client.ready().await?;
+        client.send_request(question).await
+    }
+
+    async fn large_answer(_: Arc<App>, _: Arc<Connection>, _: Request<Incoming>) -> GrpcResponse {
+        answered(Ok(Bytes::from(vec![7; LARGE_BYTES])))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_is_quiet_costs_no_connection() {
+        let (_server, mut client) = connected(grpc::handle).await;
+        let mut watch = ask(&mut client, "/grpc.health.v1.Health/Watch").await.expect("it is answered");
+        watch.frame().await.expect("it is told how the server is").expect("at once");
+        let quiet = tokio::time::timeout(LONG, watch.frame()).await;
+        assert!(quiet.is_err(), "it goes on, with nothing to tell: {quiet:?}");
+        let check = ask(&mut client, "/grpc.health.v1.Health/Check").await.expect("so does its connection");
+        assert_eq!(
+            check.collect().await.expect("whole").trailers().map(|trailers| &trailers["grpc-status"] == "0"),
+            Some(true)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_nobody_takes_costs_its_connection() {
+        let (_server, mut client) = connected(large_answer).await;
+        let answer = ask(&mut client, "/").await.expect("it begins");
+        tokio::time::sleep(LONG).await;
+        assert!(answer.collect().await.is_err(), "it was cut off");
+        let (_server, mut client) = connected(large_answer).await;
+        let answer = ask(&mut client, "/").await.expect("it begins");
+        assert_eq!(answer.collect().await.expect("it is taken").to_bytes().len(), LARGE_BYTES);
+    }
 
     #[tokio::test]
     async fn a_panic_is_answered() {

@@ -152,7 +152,7 @@ impl Entrance {
 
 /// Listeners and the table of routes behind them. All methods may be called from any thread.
 pub struct Server {
-    app: Arc<App>,
+    pub(crate) app: Arc<App>,
     stage: Mutex<Stage>,
     calls: Mutex<Receiver<ControlCall>>,
 }

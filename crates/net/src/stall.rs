@@ -23,6 +23,7 @@ pub(crate) struct Stalls(Arc<Shared>);
 struct Shared {
     /// Counts whatever goes on.
     progress: AtomicU64,
+    /// Answers of which there is something to send.
     unsent: AtomicU64,
     /// The socket takes no more.
     is_blocked: AtomicBool,
@@ -36,8 +37,9 @@ impl Shared {
         self.large.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn goes_on(&self) {
-        self.progress.fetch_add(1, Ordering::Relaxed);
+    /// The number is like no other.
+    fn goes_on(&self) -> u64 {
+        self.progress.fetch_add(1, Ordering::Relaxed)
     }
 
     fn is_idle(&self) -> bool {
@@ -48,17 +50,10 @@ impl Shared {
 impl Stalls {
     /// Notes an answer.
     pub(crate) fn begin(&self, is_large: bool) -> Sending {
-        let large = is_large.then(|| {
-            let mut large = self.0.large();
-            let number = large.keys().max().map_or(0, |last| last + 1);
-            large.insert(number, Instant::now());
-            number
-        });
-        self.0.goes_on();
-        if self.0.unsent.fetch_add(1, Ordering::Relaxed) == 0 {
-            self.0.begun.notify_one();
-        }
-        Sending { stalls: self.clone(), large }
+        let large = is_large.then(|| self.0.goes_on());
+        let mut answer = Sending { stalls: self.clone(), large, is_unsent: false };
+        answer.goes_on();
+        answer
     }
 
     /// Notes whether the socket took what it was given.
@@ -99,24 +94,40 @@ impl Stalls {
 pub(crate) struct Sending {
     stalls: Stalls,
     large: Option<u64>,
+    /// Something of it is there that the client has not taken.
+    is_unsent: bool,
 }
 
 impl Sending {
-    pub(crate) fn goes_on(&self) {
-        self.stalls.0.goes_on();
+    /// The next part of it is to be sent.
+    pub(crate) fn goes_on(&mut self) {
+        let shared = &self.stalls.0;
+        shared.goes_on();
         if let Some(number) = self.large {
-            self.stalls.0.large().insert(number, Instant::now());
+            shared.large().insert(number, Instant::now());
+        }
+        if !std::mem::replace(&mut self.is_unsent, true) && shared.unsent.fetch_add(1, Ordering::Relaxed) == 0 {
+            shared.begun.notify_one();
+        }
+    }
+
+    /// The client has taken all that there is so far.
+    pub(crate) fn rests(&mut self) {
+        if !std::mem::take(&mut self.is_unsent) {
+            return;
+        }
+        let shared = &self.stalls.0;
+        shared.goes_on();
+        shared.unsent.fetch_sub(1, Ordering::Relaxed);
+        if let Some(number) = self.large {
+            shared.large().remove(&number);
         }
     }
 }
 
 impl Drop for Sending {
     fn drop(&mut self) {
-        self.stalls.0.goes_on();
-        self.stalls.0.unsent.fetch_sub(1, Ordering::Relaxed);
-        if let Some(number) = self.large {
-            self.stalls.0.large().remove(&number);
-        }
+        self.rests();
     }
 }
 
@@ -125,11 +136,11 @@ mod tests {
     use super::*;
 
     /// Whether a stall is noticed within so many seconds, in which answers go on every now and then.
-    async fn stalls_within(stalls: &Stalls, seconds: u64, going_on: &[&Sending]) -> bool {
+    async fn stalls_within(stalls: &Stalls, seconds: u64, going_on: &mut [&mut Sending]) -> bool {
         let pass = async {
             for _ in 0..seconds / 10 {
                 tokio::time::sleep(Duration::from_secs(10)).await;
-                for answer in going_on {
+                for answer in &mut *going_on {
                     answer.goes_on();
                 }
             }
@@ -140,26 +151,32 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn answers_that_nobody_takes_are_noticed() {
         let stalls = Stalls::default();
-        assert!(!stalls_within(&stalls, 1000, &[]).await, "there is none");
-        let (small, large) = (stalls.begin(false), stalls.begin(true));
-        assert!(!stalls_within(&stalls, 1000, &[&small, &large]).await, "both go on");
-        assert!(!stalls_within(&stalls, 50, &[]).await);
-        assert!(stalls_within(&stalls, 100, &[]).await, "neither does");
+        assert!(!stalls_within(&stalls, 1000, &mut []).await, "there is none");
+        let (mut small, mut large) = (stalls.begin(false), stalls.begin(true));
+        assert!(!stalls_within(&stalls, 1000, &mut [&mut small, &mut large]).await, "both go on");
+        assert!(!stalls_within(&stalls, 50, &mut []).await);
+        assert!(stalls_within(&stalls, 100, &mut []).await, "neither does");
         small.goes_on();
-        assert!(!stalls_within(&stalls, 100, &[&small]).await, "one of many is slow");
-        assert!(stalls_within(&stalls, 400, &[&small]).await, "that is too slow");
+        assert!(!stalls_within(&stalls, 100, &mut [&mut small]).await, "one of many is slow");
+        assert!(stalls_within(&stalls, 400, &mut [&mut small]).await, "that is too slow");
+        large.rests();
+        assert!(!stalls_within(&stalls, 1000, &mut [&mut small]).await, "there is nothing more of it yet");
+        small.rests();
+        assert!(!stalls_within(&stalls, 1000, &mut []).await, "nor of either");
+        large.goes_on();
+        assert!(stalls_within(&stalls, 100, &mut []).await, "now there is");
         drop(large);
-        assert!(!stalls_within(&stalls, 1000, &[&small]).await);
+        assert!(!stalls_within(&stalls, 1000, &mut [&mut small]).await);
         drop(small);
-        assert!(!stalls_within(&stalls, 1000, &[]).await);
+        assert!(!stalls_within(&stalls, 1000, &mut []).await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_socket_that_takes_nothing_is_noticed() {
         let stalls = Stalls::default();
         stalls.wrote(true);
-        assert!(stalls_within(&stalls, 100, &[]).await);
+        assert!(stalls_within(&stalls, 100, &mut []).await);
         stalls.wrote(false);
-        assert!(!stalls_within(&stalls, 1000, &[]).await);
+        assert!(!stalls_within(&stalls, 1000, &mut []).await);
     }
 }
