@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.health_client import HealthClient
+from tests.e2e.http2 import END_STREAM, Http2, data, fields, headers, message
 from tests.e2e.rest_client import Answer, Rest
 from tests.e2e.server import (
     DEADLINE_S,
@@ -226,6 +227,31 @@ def test_probes_are_answered_while_requests_are_refused(tmp_path: Path) -> None:
         assert get(server.rest_port, "/v1/models/slow").status == 503, "it has enough to do"
         assert get(monitoring, "/livez").status == get(monitoring, "/readyz").status == 200
         assert health.check() == "SERVING"
+
+
+CHECK = fields("/grpc.health.v1.Health/Check")
+REFLECT = fields("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+
+
+def check_in_parts(port: int) -> str:
+    """The status of a check whose message comes later than its head."""
+    with Http2(port) as connection:
+        connection.send(headers(1, CHECK))
+        connection.ping()
+        connection.send(data(1, message(b""), END_STREAM))
+        return connection.answer(1)["grpc-status"]
+
+
+def test_calls_that_do_not_get_on_shut_nobody_out_at_another_door(tmp_path: Path) -> None:
+    flags = ("--max_requests_in_flight=2", "--enable_grpc_healthcheck_service")
+    with starting(tmp_path, [Model("m", HALF_PLUS_TWO)], *flags) as (server, monitoring, _):
+        main = server.wait_ready().grpc_port
+        for crowded, other, block in ((main, monitoring, CHECK), (monitoring, main, REFLECT)):
+            with Http2(crowded) as connection:
+                for _ in range(9):
+                    connection.send(headers(connection.next_stream(), block))
+                connection.ping()
+                assert check_in_parts(other) == "0"
 
 
 def test_ports_of_their_own_cannot_be_shared(tmp_path: Path) -> None:

@@ -57,7 +57,14 @@ pub(crate) async fn handle_grpc(
     };
     if let Some(version) = version {
         exchange.ends(Ok(0)); // it has begun well: what comes then is a conversation
-        return reflection::answer(&app, &app.admin_reflection, version, call.into_request()).await;
+        return reflection::answer(
+            &app,
+            exchange.connection.crowd,
+            &app.admin_reflection,
+            version,
+            call.into_request(),
+        )
+        .await;
     }
     let method = path.strip_prefix('/').unwrap_or_default();
     if method.rsplit_once('/').is_none_or(|(service, _)| service != SERVICE) {
@@ -109,7 +116,7 @@ async fn answer(app: &App, exchange: &Exchange, share: &Share, request: Request<
     }
     let method = format!("{} {target}", request.method());
     let most = app.settings.limits.max_body_bytes.min(MOST_BYTES);
-    let body = app.arriving(read_body(request.into_body(), most, share)).await?;
+    let body = app.arriving(exchange.connection.crowd, read_body(request.into_body(), most, share)).await?;
     control::ask(app, &method, body).await
 }
 

@@ -199,7 +199,7 @@ pub(crate) struct App {
     /// Requests at work, by model and by client.
     pub(crate) of_models: Quota<String>,
     pub(crate) of_clients: Quota<Option<IpAddr>>,
-    /// Those in flight that have not come yet.
+    /// Those in flight that have not come yet; none on the monitoring port.
     pub(crate) arriving: Gauge,
     pub(crate) requests: AtomicU64,
     /// Versions that the control plane has been asked to load by requests that wait for them.
@@ -223,19 +223,25 @@ impl App {
 
     /// Waits for a request to come. One that is there already need not wait; of those that are not, there may be as many
     /// as there may be at work.
-    pub(crate) async fn arriving<T>(&self, request: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    pub(crate) async fn arriving<T>(
+        &self,
+        crowd: Crowd,
+        request: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
         let mut request = pin!(request);
         if let Some(outcome) = request.as_mut().now_or_never() {
             return outcome;
         }
-        let _arriving = self.listening()?;
+        let _arriving = self.listening(crowd)?;
         request.await
     }
 
-    /// Counts as not having come for as long as the guard lives: a stream that only listens.
-    pub(crate) fn listening(&self) -> Result<GaugeGuard, Status> {
+    /// Counts as not having come for as long as the guard lives: a stream that only listens. Those who watch over the
+    /// server are counted by their own measure, which makes no such difference.
+    pub(crate) fn listening(&self, crowd: Crowd) -> Result<Option<GaugeGuard>, Status> {
+        let Crowd::Clients = crowd else { return Ok(None) };
         let guard = self.arriving.enter();
-        if self.arriving.value() > self.most_requests() { Err(overloaded()) } else { Ok(guard) }
+        if self.arriving.value() > self.most_requests() { Err(overloaded()) } else { Ok(Some(guard)) }
     }
 
     fn most_requests(&self) -> u64 {

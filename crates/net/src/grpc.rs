@@ -136,7 +136,7 @@ pub(crate) async fn handle(app: Arc<App>, connection: Arc<Connection>, request: 
 
 async fn reflect(app: &Arc<App>, call: Opened, version: Version) -> GrpcResponse {
     call.exchange.ends(Ok(0)); // it has begun well: what comes then is a conversation
-    reflection::answer(app, &app.reflection, version, call.request).await
+    reflection::answer(app, call.exchange.connection.crowd, &app.reflection, version, call.request).await
 }
 
 fn code_of(status: &tonic::Status) -> Code {
@@ -215,7 +215,7 @@ where
     let compresses = may_compress(app, call.request.headers());
     let Opened { request, deadline, exchange } = call;
     let terms = Terms { deadline, priority: priority(request.headers()) };
-    let message = match read_message(app, request, &share, most, deadline).await {
+    let message = match read_message(app, exchange.connection.crowd, request, &share, most, deadline).await {
         Ok(message) => message,
         Err(refusal) => {
             exchange.ends(Err(code_of(&refusal)));

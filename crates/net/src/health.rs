@@ -8,7 +8,7 @@ use servable_core::routes::{ModelRoutes, Routes, VersionStatus};
 use servable_wire::json::quote;
 use tokio::sync::watch;
 
-use crate::app::App;
+use crate::app::{App, Crowd};
 use crate::edge::cut;
 
 /// Names of `HealthCheckRequest.service` that stand for the server, as the original knows them.
@@ -59,6 +59,10 @@ impl Door {
     /// When whoever watches there has to go.
     pub(crate) fn closes(self) -> Phase {
         if self == Self::Monitoring { Phase::Ended } else { Phase::Draining }
+    }
+
+    pub(crate) fn crowd(self) -> Crowd {
+        if self == Self::Monitoring { Crowd::Watchers } else { Crowd::Clients }
     }
 }
 

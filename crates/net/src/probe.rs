@@ -12,7 +12,7 @@ use servable_wire::fields::Malformed;
 use servable_wire::messages::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};
 use servable_wire::span::Span;
 
-use crate::app::App;
+use crate::app::{App, Crowd};
 use crate::body::Share;
 use crate::edge::{cut, deadline, edge_status};
 use crate::exchange::Connection;
@@ -36,14 +36,18 @@ const MODELS: &str = "/readyz/models/";
 const NOT_FOUND: &str = "Here are /livez, /readyz, /readyz/models/NAME, and pages of metrics such as /metrics.\n";
 
 /// Answers one call on the monitoring port.
-pub(crate) async fn handle_grpc(app: Arc<App>, _: Arc<Connection>, request: Request<Incoming>) -> GrpcResponse {
+pub(crate) async fn handle_grpc(
+    app: Arc<App>,
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+) -> GrpcResponse {
     let version = match request.uri().path() {
         CHECK | WATCH => return health(&app, request, Door::Monitoring).await,
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" => Version::V1,
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => Version::V1Alpha,
         path => return refused(format!("{path} is not served on the monitoring port")),
     };
-    reflection::answer(&app, &app.monitoring_reflection, version, request).await
+    reflection::answer(&app, connection.crowd, &app.monitoring_reflection, version, request).await
 }
 
 /// Answers one request on the monitoring port.
@@ -98,15 +102,14 @@ fn wants_json(request: &Request<Incoming>) -> bool {
 /// Answers Check and Watch of `grpc.health.v1`; a watcher hears of all that changes until the door closes.
 pub(crate) async fn health(app: &Arc<App>, request: Request<Incoming>, door: Door) -> GrpcResponse {
     let is_watch = request.uri().path() == WATCH;
-    let service = match read_service(app, request).await {
+    let service = match read_service(app, door.crowd(), request).await {
         Ok(service) => service,
         Err(refusal) => return answered(Err(refusal)),
     };
     if !is_watch {
         return answered(check(app, door, &service).map_err(|status| edge_status(&status)));
     }
-    // Those of the monitoring port are counted there, by its own measure.
-    let listening = match (door != Door::Monitoring).then(|| app.listening()).transpose() {
+    let listening = match app.listening(door.crowd()) {
         Ok(listening) => listening,
         Err(refusal) => return answered(Err(edge_status(&refusal))),
     };
@@ -116,10 +119,10 @@ pub(crate) async fn health(app: &Arc<App>, request: Request<Incoming>, door: Doo
     }))
 }
 
-async fn read_service(app: &App, request: Request<Incoming>) -> Result<String, tonic::Status> {
+async fn read_service(app: &App, crowd: Crowd, request: Request<Incoming>) -> Result<String, tonic::Status> {
     let deadline = deadline(request.headers());
     let share = Arc::new(Share::of(&app.probe_budget));
-    let message = read_message(app, request, &share, MOST_BYTES, deadline).await?;
+    let message = read_message(app, crowd, request, &share, MOST_BYTES, deadline).await?;
     let request = HealthCheckRequest::decode(Span::of(&message));
     request.map(|request| request.service).map_err(|_| edge_status(&Malformed.into()))
 }

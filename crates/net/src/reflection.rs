@@ -15,7 +15,7 @@ use servable_wire::reflect::DESCRIPTORS;
 use tonic::codegen::Service;
 use tonic_reflection::server::{Builder, Error};
 
-use crate::app::App;
+use crate::app::{App, Crowd};
 use crate::edge::edge_status;
 use crate::framing::{GrpcResponse, answered};
 
@@ -60,11 +60,12 @@ impl Reflection {
 /// Answers a stream of questions. It ends when none comes for long, and with the drain, which it must not hold up.
 pub(crate) async fn answer(
     app: &Arc<App>,
+    crowd: Crowd,
     reflection: &Reflection,
     version: Version,
     request: Request<Incoming>,
 ) -> GrpcResponse {
-    let listening = match app.listening() {
+    let listening = match app.listening(crowd) {
         Ok(listening) => listening,
         Err(status) => return answered(Err(edge_status(&status))),
     };

@@ -224,7 +224,9 @@ async fn infer(
     app.allow(exchange, Right::Predict, &target.name)?;
     let is_compressed = is_gzip(&request);
     let priority = priority(request.headers());
-    let body = app.arriving(read_body(request.into_body(), app.settings.limits.max_body_bytes, share)).await?;
+    let body = app
+        .arriving(exchange.connection.crowd, read_body(request.into_body(), app.settings.limits.max_body_bytes, share))
+        .await?;
     exchange.received(body.len());
     let deadline = app.settings.rest_timeout.map(|timeout| Instant::now() + timeout);
     let body = if is_compressed { inflated(app, body, share, deadline).await? } else { body };
