@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import sys
 import threading
 import time
@@ -18,7 +19,7 @@ from servable.config.limits import fitted
 from servable.types import LimitSpec
 
 from tests.e2e.grpc_client import Grpc, code_of, details_of, predict_request, tensor
-from tests.e2e.http2 import ACK, Error, Http2, Kind, call, fields, frame
+from tests.e2e.http2 import ACK, PREFACE, Error, Http2, Kind, call, fields, frame
 from tests.e2e.raw_client import Raw
 from tests.e2e.rest_client import Rest
 from tests.e2e.server import DEADLINE_S, MODELS, Model, ServerProcess, serving, wait_until
@@ -120,16 +121,22 @@ def test_one_connection_too_many_of_a_client_is_closed_at_once(tmp_path: Path) -
 
 
 def test_timeouts_of_connections(tmp_path: Path) -> None:
-    flags = ("--connection_idle_timeout_seconds=0.5", "--header_timeout_seconds=0.5")
+    path = tmp_path / "socket"
+    flags = ("--connection_idle_timeout_seconds=0.5", "--header_timeout_seconds=0.5", f"--grpc_socket_path={path}")
     with (
+        socket.socket(socket.AF_UNIX) as local,
         serving(models("half"), tmp_path, *flags) as server,
         Raw(server.rest_port) as silent,
         Raw(server.grpc_port) as other,
         Raw(server.rest_port) as slow,
     ):
         slow.send(b"POST /v1/models/half:predict HTTP/1.1\r\nHost:")
+        local.settimeout(DEADLINE_S)
+        local.connect(str(path))
+        local.sendall(PREFACE[:3])
         for connection in (silent, other, slow):
             connection.wait_closed()
+        assert local.recv(1) == b""
 
 
 @pytest.mark.skipif(not ON_LINUX, reason="memory is read from /proc")

@@ -7,6 +7,7 @@
 //! Only what those clients write is recognised: `:authority` as a literal name with a literal value, in a HEADERS frame.
 //! All else passes as it is.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -15,7 +16,8 @@ use bytes::{Buf, BytesMut};
 use memchr::memmem;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-const PREFACE_BYTES: usize = 24;
+/// What a client of HTTP/2 begins with.
+pub(crate) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FRAME_HEAD_BYTES: usize = 9;
 const HEADERS: u8 = 1;
 /// The largest frame that we allow clients to send (HTTP/2's default); a larger one is passed on unseen.
@@ -37,7 +39,7 @@ pub(crate) struct TidyAuthority<S> {
 
 impl<S> TidyAuthority<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self { stream, held: BytesMut::new(), ready: BytesMut::new(), pass: PREFACE_BYTES }
+        Self { stream, held: BytesMut::new(), ready: BytesMut::new(), pass: PREFACE.len() }
     }
 
     /// Moves what can be passed on from `held` to `ready`.
@@ -60,6 +62,28 @@ impl<S> TidyAuthority<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> TidyAuthority<S> {
+    /// Waits until all of the preface of HTTP/2 is there, or what cannot become one. It is passed on later.
+    pub(crate) async fn begun(&mut self) -> io::Result<()> {
+        while self.ready.len() < PREFACE.len() && PREFACE.starts_with(&self.ready) {
+            if !poll_fn(|context| self.poll_fill(context)).await? {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what has come; false at the end.
+    fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut chunk = [0; 4096];
+        let mut read = ReadBuf::new(&mut chunk);
+        ready!(Pin::new(&mut self.stream).poll_read(context, &mut read))?;
+        self.held.extend_from_slice(read.filled());
+        self.advance();
+        Poll::Ready(Ok(!read.filled().is_empty()))
+    }
+}
+
 /// Replaces `%` in the value of a literal `:authority`.
 fn tidy(headers: &mut [u8]) {
     let Some(found) = memmem::find(headers, NAME) else { return };
@@ -78,15 +102,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for TidyAuthority<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         while self.ready.is_empty() {
-            let mut chunk = [0; 4096];
-            let mut read = ReadBuf::new(&mut chunk);
-            ready!(Pin::new(&mut self.stream).poll_read(context, &mut read))?;
-            if read.filled().is_empty() {
-                // The end; a frame that broke off is of no use to anybody.
+            if !ready!(self.poll_fill(context))? {
+                // A frame that broke off is of no use to anybody.
                 return Poll::Ready(Ok(()));
             }
-            self.held.extend_from_slice(read.filled());
-            self.advance();
         }
         let count = self.ready.len().min(buffer.remaining());
         buffer.put_slice(&self.ready[..count]);

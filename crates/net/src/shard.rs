@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::app::{App, Crowd, Gauge, GaugeGuard};
-use crate::authority::TidyAuthority;
+use crate::authority::{PREFACE, TidyAuthority};
 use crate::exchange::Connection;
 use crate::health::Phase;
 use crate::leave::Watcher;
@@ -36,8 +36,6 @@ const FIRST_BYTE_OF_PROBE: Duration = Duration::from_secs(10);
 
 /// How long a client may take to agree on keys.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A connection on its way to the thread that will own it.
 pub(crate) struct Accepted {
@@ -174,7 +172,12 @@ async fn serve(stream: Stream, app: &Arc<App>, protocol: Protocol, watcher: Watc
             }
             let shared = Arc::clone(app);
             match app.tls.of_socket() {
-                None => serve_grpc(TidyAuthority::new(stream), shared, client, watcher, grpc::handle).await,
+                None => {
+                    let mut stream = TidyAuthority::new(stream);
+                    if in_time(stream.begun(), app.settings.header_timeout(), app).await?.is_some() {
+                        serve_grpc(stream, shared, client, watcher, grpc::handle).await;
+                    }
+                }
                 Some(config) => {
                     let mut stream = secured(stream, config, app).await?;
                     let client = Connection { names: stream.client_names(), ..client };
