@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import struct
 import sys
 import threading
 import time
@@ -19,7 +20,7 @@ from servable.config.limits import fitted
 from servable.types import LimitSpec
 
 from tests.e2e.grpc_client import Grpc, code_of, details_of, predict_request, tensor
-from tests.e2e.http2 import ACK, PREFACE, Error, Http2, Kind, call, fields, frame
+from tests.e2e.http2 import ACK, PREFACE, Error, Http2, Kind, call, fields, frame, reset
 from tests.e2e.raw_client import Raw
 from tests.e2e.rest_client import Rest
 from tests.e2e.server import DEADLINE_S, MODELS, Model, ServerProcess, serving, wait_until
@@ -95,6 +96,38 @@ def test_requests_of_one_client_leave_room_for_others(tmp_path: Path) -> None:
         with Rest(server.rest_port) as rest:
             asked = lambda: rest.predict("half", {"inputs": [1.0]}).status == http.client.OK  # noqa: E731
             wait_until(asked, "its place is given back")
+
+
+@pytest.mark.parametrize("limit", ["model", "client", "in_flight"])
+def test_a_run_that_nobody_waits_for_keeps_its_place(tmp_path: Path, limit: str) -> None:
+    flag = "--max_requests_in_flight=1" if limit == "in_flight" else f"--max_requests_per_{limit}=1"
+    with serving(models("slow"), tmp_path, flag) as server, Http2(server.grpc_port) as connection:
+
+        def is_refused() -> bool:
+            stream = ask(connection)
+            connection.ping(struct.pack(">Q", stream))
+            if not connection.is_ended(stream):
+                connection.send(reset(stream))
+                return False
+            assert connection.answer(stream)["grpc-status"] == "14"
+            return True
+
+        wait_until(is_refused, "a call that was reset is still at work")
+        with Rest(server.rest_port) as rest:
+            has_room = lambda: rest.get("/v1/models/slow/metadata").status == http.client.OK  # noqa: E731
+            assert not has_room()
+            wait_until(has_room, "it is done")
+
+
+def test_a_run_that_nobody_waits_for_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    with serving(models("slow"), tmp_path, "--drain_timeout_seconds=600") as server:
+        with Http2(server.grpc_port) as connection:
+            stream = ask(connection, run_ms=600_000)
+            server.wait_for(lambda: at_work(server) == 1, "it is at work")
+            connection.send(reset(stream))
+            connection.ping()
+        server.signal()
+        assert server.exit_code() == 0
 
 
 def test_one_connection_too_many_of_a_client_is_closed_at_once(tmp_path: Path) -> None:
@@ -185,10 +218,10 @@ def with_arguments(folder: Path, **arguments: int) -> AbstractContextManager[Ser
     return serving(models("slow", "half"), folder, f"--grpc_channel_arguments={listed}")
 
 
-def ask(connection: Http2, model: str = "slow") -> int:
+def ask(connection: Http2, model: str = "slow", run_ms: int = RUN_MS) -> int:
     """Ask something, which takes a while with `slow`. The stream."""
     stream = connection.next_stream()
-    inputs = {"ms": tensor(RUN_MS, "int64"), "x": [1.0]} if model == "slow" else {"x": [1.0]}
+    inputs = {"ms": tensor(run_ms, "int64"), "x": [1.0]} if model == "slow" else {"x": [1.0]}
     request = predict_request(model, inputs, signature="ms" if model == "slow" else "")
     connection.send(call(stream, request.SerializeToString(), fields()))
     return stream

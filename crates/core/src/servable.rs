@@ -28,7 +28,8 @@ pub enum Placement {
     Pool { timeout: Option<Duration> },
 }
 
-/// Where results have to find room that wait to be written.
+/// Where results have to find room that wait to be written. A run holds it until it is over, whether anybody still waits
+/// for its results or not: what a request has of anything that is limited is given back with the last hold of its room.
 pub trait Room: Send + Sync {
     /// Holds so many bytes in all, whatever it was before.
     fn hold(&self, bytes: usize) -> Result<(), Status>;

@@ -225,11 +225,12 @@ mod tests {
     use servable_core::usage::Entrypoint;
 
     use super::*;
+    use crate::body::Share;
     use crate::exchange::Connection;
 
     fn exchange(target: &str) -> Exchange {
         let connection = Arc::new(Connection { remote: None, crowd: crate::app::Crowd::Clients, names: Vec::new() });
-        let exchange = Exchange::new(connection, Entrypoint::Rest, Method::GET, target.to_owned());
+        let exchange = Exchange::new(connection, Share::none(), Entrypoint::Rest, Method::GET, target.to_owned());
         exchange.received(3);
         exchange.ends(Err(Code::NotFound));
         exchange

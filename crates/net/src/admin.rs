@@ -34,6 +34,7 @@ const MOST_BYTES: usize = 4 << 20;
 pub(crate) async fn handle_grpc(
     app: Arc<App>,
     connection: Arc<Connection>,
+    share: Arc<Share>,
     request: Request<Incoming>,
 ) -> GrpcResponse {
     if let Err(status) = check_origin(&request) {
@@ -43,7 +44,7 @@ pub(crate) async fn handle_grpc(
     if path.strip_prefix('/').and_then(|path| path.rsplit_once('/')).is_some_and(|(name, _)| name == probe::SERVICE) {
         return probe::health(&app, request, Door::Admin).await;
     }
-    let call = Opened::new(connection, request);
+    let call = Opened::new(connection, share, request);
     let exchange = call.exchange();
     let _observed = Observed { app: &app, exchange: &exchange };
     if let Err(status) = call.admit(&app, Right::Admin) {
@@ -79,15 +80,21 @@ pub(crate) async fn handle_grpc(
 pub(crate) async fn handle_rest(
     app: Arc<App>,
     connection: Arc<Connection>,
+    share: Arc<Share>,
     _: Peer,
     request: Request<Incoming>,
 ) -> RestResponse {
     if let Some(page) = probe::page(&app, &request) {
         return page;
     }
-    let exchange = Exchange::new(connection, Entrypoint::Rest, request.method().clone(), target_text(&request));
+    let exchange = Exchange::new(
+        connection,
+        Arc::clone(&share),
+        Entrypoint::Rest,
+        request.method().clone(),
+        target_text(&request),
+    );
     let _observed = Observed { app: &app, exchange: &exchange };
-    let share = Arc::new(Share::of(&app.budget));
     let outcome = answer(&app, &exchange, &share, request).await;
     let outcome = outcome.and_then(|body| share.hold(body.len()).map(|()| body)).inspect_err(|_| share.give_back());
     exchange.ends(outcome.as_ref().map(Bytes::len).map_err(|status| status.code));
@@ -104,7 +111,7 @@ pub(crate) async fn handle_rest(
         }
     };
     exchange.ends_as(response.status());
-    share.ride(response)
+    response
 }
 
 async fn answer(app: &App, exchange: &Exchange, share: &Share, request: Request<Incoming>) -> Result<Bytes, Status> {

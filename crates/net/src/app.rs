@@ -30,14 +30,15 @@ use tokio::runtime::Handle;
 
 use crate::access::{self, Access, Right};
 use crate::access_log::{AccessLog, AccessLogSettings};
-use crate::body::Budget;
+use crate::body::{Budget, Share};
 use crate::control::{self, ControlCall};
 use crate::exchange::{Connection, Exchange};
 use crate::health::Health;
 use crate::inference;
 use crate::leave::{Lifetime, UnderWay};
+use crate::load::Load;
 use crate::metrics::{Metrics, Moment};
-use crate::quota::{Full, Quota, Turn};
+use crate::quota::{Full, Quota};
 use crate::reflection::Reflection;
 use crate::request_log::{RequestLog, Ticket};
 use crate::tap::Tap;
@@ -195,7 +196,7 @@ pub(crate) struct App {
     /// Without it everybody may do everything.
     pub(crate) access: OnceLock<ArcSwap<Access>>,
     pub(crate) connections: Gauge,
-    pub(crate) in_flight: Gauge,
+    pub(crate) load: Arc<Load>,
     /// Requests at work, by model and by client.
     pub(crate) of_models: Quota<String>,
     pub(crate) of_clients: Quota<Option<IpAddr>>,
@@ -206,7 +207,7 @@ pub(crate) struct App {
     pub(crate) asked_for: Mutex<HashSet<(String, i64)>>,
     pub(crate) budget: Budget,
     /// Requests on the monitoring port, and room for them.
-    pub(crate) probes: Gauge,
+    pub(crate) probes: Arc<Load>,
     pub(crate) probe_budget: Budget,
     /// Where runs go that the network threads do not do themselves; there from the start on.
     pub(crate) threads: OnceLock<Threads>,
@@ -218,7 +219,7 @@ impl App {
     /// Whether there are more requests at work than there should be. Those that have not come yet do not count: anybody
     /// can open many that never come.
     pub(crate) fn is_overloaded(&self) -> bool {
-        self.in_flight.value().saturating_sub(self.arriving.value()) > self.most_requests()
+        self.load.at_work().saturating_sub(self.arriving.value()) > self.most_requests()
     }
 
     /// Waits for a request to come. One that is there already need not wait; of those that are not, there may be as many
@@ -289,7 +290,7 @@ impl App {
         let moment = Moment {
             routes: &self.routes.current(),
             connections: self.connections.value(),
-            in_flight: self.in_flight.value(),
+            in_flight: self.load.at_work(),
             bytes_in_flight: self.budget.held() as u64,
             spans: self.tracing.as_ref().map(Tracing::counts),
             lost_lines: self.access_log.as_ref().map(AccessLog::dropped),
@@ -324,29 +325,25 @@ impl App {
 
     /// Notes a request on such a port, and says whether it is one too many.
     pub(crate) fn begin(&self, connection: &Connection) -> (InFlight, Result<(), Status>) {
-        match connection.crowd {
+        let (share, room) = match connection.crowd {
             Crowd::Clients => {
-                let (guard, turn) = (self.begin_request(), self.of_clients.take(|| connection.remote));
+                self.requests.fetch_add(1, Ordering::Relaxed);
+                let (place, turn) = (self.load.enter(), self.of_clients.take(|| connection.remote));
                 let room = match &turn {
                     _ if self.is_overloaded() => Err(overloaded()),
                     Err(Full) => Err(client_overloaded()),
                     Ok(_) => Ok(()),
                 };
-                (InFlight { _turn: turn.ok(), _guard: guard, _under_way: None }, room)
+                (Share::placed(&self.budget, place, turn.ok()), room)
             }
             Crowd::Watchers => {
-                let guard = self.probes.enter();
-                let is_full = self.probes.value() > MOST_PROBES;
+                let place = self.probes.enter();
+                let is_full = self.probes.at_work() > MOST_PROBES;
                 let room = if is_full { Err(overloaded()) } else { Ok(()) };
-                (InFlight { _turn: None, _guard: guard, _under_way: None }, room)
+                (Share::placed(&self.probe_budget, place, None), room)
             }
-        }
-    }
-
-    /// Notes a request; it counts as in flight until the guard goes.
-    pub(crate) fn begin_request(&self) -> GaugeGuard {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        self.in_flight.enter()
+        };
+        (InFlight::new(Arc::new(share)), room)
     }
 
     /// Waits until a version is loaded, or is known not to be. Whoever waited tries its request again.
@@ -639,22 +636,39 @@ impl Gauge {
     }
 }
 
-/// A request's place among all, and among those of its client.
+/// A request that somebody waits for. Its share stays for longer where a run goes on that nobody waits for any more.
 pub(crate) struct InFlight {
-    _turn: Option<Turn<Option<IpAddr>>>,
-    _guard: GaugeGuard,
+    share: Arc<Share>,
     _under_way: Option<UnderWay>,
 }
 
 impl InFlight {
-    /// Its connection counts it as well.
-    pub(crate) fn on(self, under_way: Option<UnderWay>) -> Self {
-        Self { _under_way: under_way, ..self }
+    pub(crate) fn new(share: Arc<Share>) -> Self {
+        Self { share, _under_way: None }
     }
 
-    #[cfg(test)]
-    pub(crate) fn of(gauge: &Gauge) -> Self {
-        Self { _turn: None, _guard: gauge.enter(), _under_way: None }
+    pub(crate) fn share(&self) -> Arc<Share> {
+        Arc::clone(&self.share)
+    }
+
+    /// Whether its answer holds a part of the budget.
+    pub(crate) fn is_large(&self) -> bool {
+        !self.share.is_empty()
+    }
+
+    /// Its connection counts it as well.
+    pub(crate) fn on(mut self, under_way: Option<UnderWay>) -> Self {
+        self._under_way = under_way;
+        self
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        // Alone, as nearly always, it is the last to have it.
+        if Arc::strong_count(&self.share) > 1 {
+            self.share.abandon();
+        }
     }
 }
 

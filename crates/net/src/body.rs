@@ -1,8 +1,9 @@
 //! Bodies that are counted: what comes in against a budget of bytes, what goes out until it is gone.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::app::InFlight;
-use crate::quota::Turn;
+use crate::load::Place;
+use crate::quota::{Full, Quota, Turn};
 use crate::stall::{Sending, Stalls};
 
 /// How long a client may take for the next part of a request, and longer for all of it only as it goes on.
@@ -46,23 +48,64 @@ impl Budget {
     }
 }
 
-/// What one request has of the budget; given back when dropped.
-#[derive(Debug)]
+/// What one request has of all that is limited: given back when nobody has it any more, neither who waits for the answer
+/// nor a run that goes on without anybody.
 pub(crate) struct Share {
     budget: Budget,
-    held: Mutex<Option<OwnedSemaphorePermit>>,
+    held: Mutex<Held>,
+    /// Its place among all, and among those of its client.
+    place: Option<Place>,
+    _turn: Option<Turn<Option<IpAddr>>>,
+}
+
+/// What it comes to have on its way.
+#[derive(Default)]
+struct Held {
+    bytes: Option<OwnedSemaphorePermit>,
+    /// Its place among the requests for its model.
+    turn: Option<Turn<String>>,
 }
 
 impl Share {
+    /// Of a request that is counted elsewhere.
     pub(crate) fn of(budget: &Budget) -> Self {
-        Self { budget: budget.clone(), held: Mutex::default() }
+        Self { budget: budget.clone(), held: Mutex::default(), place: None, _turn: None }
+    }
+
+    pub(crate) fn placed(budget: &Budget, place: Place, turn: Option<Turn<Option<IpAddr>>>) -> Self {
+        Self { place: Some(place), _turn: turn, ..Self::of(budget) }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn none() -> Arc<Self> {
+        Arc::new(Self::of(&Budget::new(0)))
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes its place among the requests for this model, once.
+    pub(crate) fn take_turn(&self, of_models: &Quota<String>, model: &str) -> Result<(), Full> {
+        let turn = &mut self.held().turn;
+        if turn.is_none() {
+            *turn = Some(of_models.take(|| model.to_owned())?);
+        }
+        Ok(())
+    }
+
+    /// Nobody waits for the answer any more.
+    pub(crate) fn abandon(&self) {
+        if let Some(place) = &self.place {
+            place.abandon();
+        }
     }
 
     /// Holds so many bytes in all, whatever it was before. `RESOURCE_EXHAUSTED` if there are not so many left: the request
     /// may come again later.
     pub(crate) fn hold(&self, bytes: usize) -> Result<(), Status> {
         let units = if bytes <= FREE_BYTES { 0 } else { bytes.div_ceil(UNIT_BYTES) };
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = &mut self.held().bytes;
         let before = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         if units < before {
             drop(held.as_mut().and_then(|permit| permit.split(before - units)));
@@ -83,20 +126,12 @@ impl Share {
     }
 
     pub(crate) fn give_back(&self) {
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.held().bytes = None;
     }
 
-    fn is_empty(&self) -> bool {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.as_ref().is_none_or(|permit| permit.num_permits() == 0)
-    }
-
-    /// Goes with an answer until it is sent.
-    pub(crate) fn ride<B>(self: Arc<Self>, mut response: Response<B>) -> Response<B> {
-        if !self.is_empty() {
-            response.extensions_mut().insert(self);
-        }
-        response
+    /// Whether it has nothing of the budget.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.held().bytes.as_ref().is_none_or(|permit| permit.num_permits() == 0)
     }
 }
 
@@ -168,21 +203,13 @@ pub(crate) struct Sent<B> {
     body: B,
     rest: Bytes,
     sending: Sending,
-    /// What it holds of the budget, if it is large.
-    _share: Option<Arc<Share>>,
-    /// Its place among the requests for its model, and its place among all.
-    _turn: Option<Arc<Turn<String>>>,
     _in_flight: InFlight,
 }
 
 impl<B> Sent<B> {
     pub(crate) fn of(response: Response<B>, in_flight: InFlight, stalls: &Stalls) -> Response<Self> {
-        let (mut head, body) = response.into_parts();
-        let share = head.extensions.remove::<Arc<Share>>();
-        let turn = head.extensions.remove();
-        let sending = stalls.begin(share.is_some());
-        let sent = Self { body, rest: Bytes::new(), sending, _share: share, _turn: turn, _in_flight: in_flight };
-        Response::from_parts(head, sent)
+        let sending = stalls.begin(in_flight.is_large());
+        response.map(|body| Self { body, rest: Bytes::new(), sending, _in_flight: in_flight })
     }
 }
 
@@ -226,7 +253,7 @@ mod tests {
     use http_body_util::{BodyExt, Full};
 
     use super::*;
-    use crate::app::Gauge;
+    use crate::load::Load;
 
     #[test]
     fn the_budget_is_given_back() {
@@ -273,18 +300,22 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_counts_until_its_last_piece_is_taken() {
-        let gauge = Gauge::default();
+        let load = Arc::new(Load::default());
+        let share = Arc::new(Share::placed(&Budget::new(0), load.enter(), None));
         let data = Bytes::from(vec![7; 3 * PIECE_BYTES + 1]);
         let mut body =
-            Sent::of(Response::new(Full::new(data.clone())), InFlight::of(&gauge), &Stalls::default()).into_body();
+            Sent::of(Response::new(Full::new(data.clone())), InFlight::new(Arc::clone(&share)), &Stalls::default())
+                .into_body();
         assert_eq!(body.size_hint().exact(), Some(data.len() as u64));
         let mut got = Vec::new();
         while let Some(frame) = body.frame().await {
-            assert_eq!(gauge.value(), 1);
+            assert_eq!(load.waited_for(), 1);
             got.extend_from_slice(&frame.expect("no error").into_data().expect("data"));
         }
         assert_eq!(got, data);
         drop(body);
-        assert_eq!(gauge.value(), 0);
+        assert_eq!((load.at_work(), load.waited_for()), (1, 0), "somebody still works on it");
+        drop(share);
+        assert_eq!((load.at_work(), load.waited_for()), (0, 0));
     }
 }

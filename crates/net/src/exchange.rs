@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
-use http::{Method, Response, StatusCode};
+use http::{Method, StatusCode};
 use opentelemetry::Context;
 use servable_core::progress::{Mark, Progress};
 use servable_core::servable::Servable;
@@ -13,7 +13,8 @@ use servable_core::{Code, Status};
 
 use crate::access::Identity;
 use crate::app::{App, Crowd};
-use crate::quota::{Quota, Turn};
+use crate::body::Share;
+use crate::quota::{Full, Quota};
 
 /// The other end of a connection, as far as it is known.
 #[derive(Clone, Debug)]
@@ -28,6 +29,7 @@ pub(crate) struct Connection {
 /// A request on its way. What is found out about it is noted once, from whichever thread.
 pub(crate) struct Exchange {
     pub(crate) connection: Arc<Connection>,
+    pub(crate) share: Arc<Share>,
     pub(crate) entrypoint: Entrypoint,
     pub(crate) method: Method,
     /// The path of a gRPC method, or a REST target.
@@ -39,8 +41,6 @@ pub(crate) struct Exchange {
     api: OnceLock<Api>,
     model: OnceLock<String>,
     servable: OnceLock<Arc<Servable>>,
-    /// What it has of what its model may have.
-    turn: Mutex<Option<Turn<String>>>,
     signature: AtomicUsize,
     code: AtomicU16,
     http_status: AtomicU16,
@@ -52,9 +52,16 @@ pub(crate) struct Exchange {
 const NO_SIGNATURE: usize = usize::MAX;
 
 impl Exchange {
-    pub(crate) fn new(connection: Arc<Connection>, entrypoint: Entrypoint, method: Method, target: String) -> Self {
+    pub(crate) fn new(
+        connection: Arc<Connection>,
+        share: Arc<Share>,
+        entrypoint: Entrypoint,
+        method: Method,
+        target: String,
+    ) -> Self {
         Self {
             connection,
+            share,
             entrypoint,
             method,
             target,
@@ -65,7 +72,6 @@ impl Exchange {
             api: OnceLock::new(),
             model: OnceLock::new(),
             servable: OnceLock::new(),
-            turn: Mutex::default(),
             signature: AtomicUsize::new(NO_SIGNATURE),
             // Nobody waits for an answer that never comes to be.
             code: AtomicU16::new(Code::Cancelled as u16),
@@ -116,26 +122,13 @@ impl Exchange {
 
     /// Takes its place among the requests for its model, once. `UNAVAILABLE` if there are as many as there may be.
     pub(crate) fn takes_turn(&self, of_models: &Quota<String>) -> Result<(), Status> {
-        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        if turn.is_none() {
-            let model = self.servable().map_or("", |servable| servable.name());
-            *turn = Some(of_models.take(|| model.to_owned()).map_err(|_| {
-                Status::new(
-                    Code::Unavailable,
-                    format!("too many requests for {model} are at work (max_requests_per_model); try again later"),
-                )
-            })?);
-        }
-        Ok(())
-    }
-
-    /// Its place among the requests for its model goes with the answer until that is sent.
-    pub(crate) fn ride<B>(&self, mut response: Response<B>) -> Response<B> {
-        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(turn) = turn.filter(Turn::counts) {
-            response.extensions_mut().insert(Arc::new(turn));
-        }
-        response
+        let model = self.servable().map_or("", |servable| servable.name());
+        self.share.take_turn(of_models, model).map_err(|Full| {
+            Status::new(
+                Code::Unavailable,
+                format!("too many requests for {model} are at work (max_requests_per_model); try again later"),
+            )
+        })
     }
 
     /// The place of the signature among those of its servable.

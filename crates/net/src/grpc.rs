@@ -54,9 +54,9 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    pub(crate) fn new(connection: Arc<Connection>, request: Request<Incoming>) -> Self {
+    pub(crate) fn new(connection: Arc<Connection>, share: Arc<Share>, request: Request<Incoming>) -> Self {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let exchange = Arc::new(Exchange::new(connection, Entrypoint::Grpc, method, path));
+        let exchange = Arc::new(Exchange::new(connection, share, Entrypoint::Grpc, method, path));
         Self { deadline: deadline(request.headers()), request, exchange }
     }
 
@@ -81,8 +81,13 @@ impl Opened {
 }
 
 /// Answers one call.
-pub(crate) async fn handle(app: Arc<App>, connection: Arc<Connection>, request: Request<Incoming>) -> GrpcResponse {
-    let call = Opened::new(connection, request);
+pub(crate) async fn handle(
+    app: Arc<App>,
+    connection: Arc<Connection>,
+    share: Arc<Share>,
+    request: Request<Incoming>,
+) -> GrpcResponse {
+    let call = Opened::new(connection, share, request);
     let exchange = call.exchange();
     app.trace(&exchange, call.request.headers());
     let _observed = Observed { app: &app, exchange: &exchange };
@@ -211,9 +216,9 @@ where
     R: Future<Output = Result<Bytes, Status>> + Send,
 {
     let most = app.settings.limits.max_message_bytes.min(most);
-    let share = Arc::new(Share::of(&app.budget));
     let compresses = may_compress(app, call.request.headers());
     let Opened { request, deadline, exchange } = call;
+    let share = Arc::clone(&exchange.share);
     let terms = Terms { deadline, priority: priority(request.headers()) };
     let message = match read_message(app, exchange.connection.crowd, request, &share, most, deadline).await {
         Ok(message) => message,
@@ -236,7 +241,7 @@ where
     let outcome =
         outcome.and_then(|message| share.hold(message.len()).map(|()| message)).inspect_err(|_| share.give_back());
     exchange.ends(outcome.as_ref().map(Bytes::len).map_err(|status| status.code));
-    exchange.ride(share.ride(answered(outcome.map_err(|status| edge_status(&status)))))
+    answered(outcome.map_err(|status| edge_status(&status)))
 }
 
 /// The outcome of a call, tried again when the version that it needs has been loaded.

@@ -17,6 +17,7 @@ mod health;
 mod inference;
 mod leave;
 mod listen;
+mod load;
 mod metrics;
 mod pages;
 mod panics;

@@ -23,11 +23,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket};
 use tokio::sync::{Semaphore, watch};
 
-use crate::app::{App, Crowd};
-use crate::body::Sent;
+use crate::app::{App, Crowd, InFlight};
+use crate::body::{Sent, Share};
 use crate::exchange::Connection;
 use crate::framing::GrpcResponse;
-use crate::leave::{Farewell, Lifetime, Requests, UnderWay, Watcher, until_done};
+use crate::leave::{Farewell, Lifetime, Requests, Watcher, until_done};
 use crate::peer::{Line, Peer, Watched};
 use crate::quota::Quota;
 use crate::rest::RestResponse;
@@ -199,7 +199,7 @@ pub(crate) async fn serve_grpc<S, F, H>(stream: S, app: Arc<App>, connection: Co
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Future<Output = GrpcResponse> + Send + 'static,
-    H: Fn(Arc<App>, Arc<Connection>, Request<Incoming>) -> F + Copy + Send + 'static,
+    H: Fn(Arc<App>, Arc<Connection>, Arc<Share>, Request<Incoming>) -> F + Copy + Send + 'static,
 {
     let settings = app.settings.grpc.clone();
     // Whoever watches over the server for long is not sent away.
@@ -211,9 +211,10 @@ where
         let under_way = counted.as_ref().map(Requests::begin);
         // Boxed: the whole of a call's state is moved several times on its way into a task.
         Box::pin(async move {
-            let handler = handle(Arc::clone(&app), Arc::clone(&client), request);
-            let (refused, panicked) = (grpc::turned_away, grpc::panicked);
-            Ok::<_, Infallible>(answer(&app, &client, &sending, under_way, handler, refused, panicked).await)
+            let (in_flight, room) = app.begin(&client);
+            let handler = handle(app, client, in_flight.share(), request);
+            let (in_flight, refused, panicked) = (in_flight.on(under_way), grpc::turned_away, grpc::panicked);
+            Ok::<_, Infallible>(answer(in_flight, room, &sending, handler, refused, panicked).await)
         })
     });
     let connection = http2::Builder::new(TokioExecutor::new())
@@ -234,7 +235,7 @@ pub(crate) async fn serve_rest<S, F, H>(stream: S, app: Arc<App>, connection: Co
 where
     S: Line,
     F: Future<Output = RestResponse> + Send + 'static,
-    H: Fn(Arc<App>, Arc<Connection>, Peer, Request<Incoming>) -> F + Copy + Send + 'static,
+    H: Fn(Arc<App>, Arc<Connection>, Arc<Share>, Peer, Request<Incoming>) -> F + Copy + Send + 'static,
 {
     let (client, stalls) = (Arc::new(connection), Stalls::default());
     let is_usual = has_usual_head(&stream);
@@ -244,8 +245,9 @@ where
     let service = service_fn(move |request| {
         let (app, client, peer, sending) = (Arc::clone(&app), Arc::clone(&client), peer.clone(), sending.clone());
         Box::pin(async move {
-            let handler = handle(Arc::clone(&app), Arc::clone(&client), peer, request);
-            Ok::<_, Infallible>(answer(&app, &client, &sending, None, handler, rest::error, rest::panicked).await)
+            let (in_flight, room) = app.begin(&client);
+            let handler = handle(app, client, in_flight.share(), peer, request);
+            Ok::<_, Infallible>(answer(in_flight, room, &sending, handler, rest::error, rest::panicked).await)
         })
     });
     let mut http = http1::Builder::new();
@@ -269,16 +271,13 @@ fn has_usual_head(stream: &impl Line) -> bool {
 
 /// The answer to a request, which is in flight until all of it is sent. One too many is refused before it is looked at.
 async fn answer<B>(
-    app: &App,
-    client: &Connection,
+    in_flight: InFlight,
+    room: Result<(), Status>,
     stalls: &Stalls,
-    under_way: Option<UnderWay>,
     handler: impl Future<Output = Response<B>>,
     refused: fn(&Status) -> Response<B>,
     panicked: fn() -> Response<B>,
 ) -> Response<Sent<B>> {
-    let (in_flight, room) = app.begin(client);
-    let in_flight = in_flight.on(under_way);
     let response = match room {
         Ok(()) => survive(handler, panicked).await,
         Err(status) => refused(&status),
@@ -312,7 +311,7 @@ mod tests {
     async fn connected<F, H>(handle: H) -> (Server, SendRequest<Full<Bytes>>)
     where
         F: Future<Output = GrpcResponse> + Send + 'static,
-        H: Fn(Arc<App>, Arc<Connection>, Request<Incoming>) -> F + Copy + Send + Sync + 'static,
+        H: Fn(Arc<App>, Arc<Connection>, Arc<Share>, Request<Incoming>) -> F + Copy + Send + Sync + 'static,
     {
         let server = Server::new(Settings { health_service: true, ..Settings::default() }).expect("nothing is opened");
         let (app, (theirs, ours)) = (Arc::clone(&server.app), tokio::io::duplex(64 << 10));
@@ -332,7 +331,7 @@ mod tests {
         client.send_request(question).await
     }
 
-    async fn large_answer(_: Arc<App>, _: Arc<Connection>, _: Request<Incoming>) -> GrpcResponse {
+    async fn large_answer(_: Arc<App>, _: Arc<Connection>, _: Arc<Share>, _: Request<Incoming>) -> GrpcResponse {
         answered(Ok(Bytes::from(vec![7; LARGE_BYTES])))
     }
 

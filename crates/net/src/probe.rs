@@ -39,6 +39,7 @@ const NOT_FOUND: &str = "Here are /livez, /readyz, /readyz/models/NAME, and page
 pub(crate) async fn handle_grpc(
     app: Arc<App>,
     connection: Arc<Connection>,
+    _: Arc<Share>,
     request: Request<Incoming>,
 ) -> GrpcResponse {
     let version = match request.uri().path() {
@@ -54,6 +55,7 @@ pub(crate) async fn handle_grpc(
 pub(crate) async fn handle_rest(
     app: Arc<App>,
     _: Arc<Connection>,
+    _: Arc<Share>,
     _: Peer,
     request: Request<Incoming>,
 ) -> RestResponse {

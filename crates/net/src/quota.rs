@@ -48,13 +48,6 @@ impl<K> Bounded<K> {
 /// One of what a key may have; given back when dropped.
 pub(crate) struct Turn<K: Eq + Hash>(Option<(Arc<Bounded<K>>, K)>);
 
-impl<K: Eq + Hash> Turn<K> {
-    /// Whether there is a bound that it counts for.
-    pub(crate) fn counts(&self) -> bool {
-        self.0.is_some()
-    }
-}
-
 impl<K: Eq + Hash> Drop for Turn<K> {
     fn drop(&mut self) {
         let Some((bounded, key)) = &self.0 else { return };
@@ -90,6 +83,6 @@ mod tests {
     fn without_a_bound_nothing_is_counted() {
         let quota = Quota::new(None);
         let turns: Vec<_> = (0..100).map(|_| quota.take(|| unreachable!("nobody asks who"))).collect();
-        assert!(turns.iter().all(|turn: &Result<Turn<u8>, Full>| turn.as_ref().is_ok_and(|turn| !turn.counts())));
+        assert!(turns.iter().all(|turn: &Result<Turn<u8>, Full>| turn.as_ref().is_ok_and(|turn| turn.0.is_none())));
     }
 }

@@ -48,6 +48,7 @@ const BODY_ROOM: usize = 16 << 20;
 pub(crate) async fn handle(
     app: Arc<App>,
     connection: Arc<Connection>,
+    share: Arc<Share>,
     peer: Peer,
     request: Request<Incoming>,
 ) -> RestResponse {
@@ -63,7 +64,7 @@ pub(crate) async fn handle(
     }
     let cors = app.settings.cors;
     let compresses = app.settings.compress_answers;
-    let exchange = Arc::new(Exchange::new(connection, Entrypoint::Rest, request.method().clone(), target));
+    let exchange = Arc::new(Exchange::new(connection, share, Entrypoint::Rest, request.method().clone(), target));
     app.trace(&exchange, request.headers());
     let observed = Observed { app: &app, exchange: &exchange };
     let mut response = answer(Arc::clone(&app), &peer, &exchange, request).await;
@@ -98,7 +99,7 @@ async fn answer(app: Arc<App>, peer: &Peer, exchange: &Arc<Exchange>, request: R
     let malformed = |method: &Method| Status::invalid_argument(format!("Malformed request: {method} {target}"));
     let method = request.method().clone();
     let compresses = app.settings.compress_answers && accepts_gzip(request.headers(), &header::ACCEPT_ENCODING);
-    let share = Arc::new(Share::of(&app.budget));
+    let share = Arc::clone(&exchange.share);
     let right = if method == Method::GET { Right::Read } else { Right::Predict };
     if method != Method::OPTIONS
         && let Err(status) = app.admit(exchange, request.headers(), right)
@@ -138,12 +139,11 @@ async fn answer(app: Arc<App>, peer: &Peer, exchange: &Arc<Exchange>, request: R
     // Request and tensors are gone by now; the answer is there until the client has taken it.
     let outcome = outcome.and_then(|body| share.hold(body.len()).map(|()| body)).inspect_err(|_| share.give_back());
     exchange.ends(outcome.as_ref().map(Vec::len).map_err(|status| status.code));
-    let response = match outcome {
+    match outcome {
         Ok(body) if compresses && body.len() >= WORTH_COMPRESSING => compressed(&app, &share, body).await,
         Ok(body) => response(StatusCode::OK, JSON, body),
         Err(status) => error(&status),
-    };
-    exchange.ride(share.ride(response))
+    }
 }
 
 async fn compressed(app: &App, share: &Share, body: Vec<u8>) -> RestResponse {

@@ -187,14 +187,14 @@ impl Server {
             tls: Tls::default(),
             access: OnceLock::new(),
             connections: Gauge::default(),
-            in_flight: Gauge::default(),
+            load: Arc::default(),
             of_models,
             of_clients,
             arriving: Gauge::default(),
             requests: AtomicU64::new(0),
             asked_for: Mutex::default(),
             budget,
-            probes: Gauge::default(),
+            probes: Arc::default(),
             probe_budget: Budget::new(probe::BUDGET_BYTES),
             threads: OnceLock::new(),
             workers: OnceLock::new(),
@@ -346,7 +346,7 @@ impl Server {
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             connections: self.app.connections.value(),
-            requests_in_flight: self.app.in_flight.value(),
+            requests_in_flight: self.app.load.at_work(),
             requests_total: self.app.requests.load(Ordering::Relaxed),
         }
     }
@@ -417,12 +417,12 @@ impl Server {
         matches!(*self.stage(), Stage::Stopped)
     }
 
-    /// Waits until no request has been in flight for so long.
+    /// Waits until nobody has waited for a request for so long.
     async fn idle(&self, quiet: Duration) {
         const CHECK: Duration = Duration::from_millis(5);
         let mut since = Instant::now();
         loop {
-            if self.app.in_flight.value() > 0 {
+            if self.app.load.waited_for() > 0 {
                 since = Instant::now();
             } else if since.elapsed() >= quiet {
                 return;

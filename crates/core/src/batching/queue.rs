@@ -15,7 +15,7 @@ use super::pool::{Pool, locked, look_after, now};
 use super::report::{Counters, QueueReport};
 use super::tuning::{RunTimes, Sizes};
 use crate::progress::Progress;
-use crate::servable::{Priority, Servable};
+use crate::servable::{Priority, Room, Servable};
 use crate::signature::{Endpoint, Signature};
 use crate::status::{Code, Status};
 use crate::tensor::Tensor;
@@ -36,6 +36,8 @@ pub(super) struct Task {
     /// Set when its batch is cut.
     pub(super) has_begun: Arc<AtomicBool>,
     pub(super) progress: Arc<Progress>,
+    /// Held until its batch has been run, also when nobody waits any more.
+    pub(super) room: Arc<dyn Room>,
     /// Closed when nobody waits any more.
     pub(super) answer: oneshot::Sender<Result<Vec<Tensor>, Status>>,
 }
@@ -43,6 +45,14 @@ pub(super) struct Task {
 impl Task {
     fn waiting(&self) -> Waiting {
         Waiting { rows: self.rows, since: self.since, deadline: self.deadline }
+    }
+
+    /// Gives back what it holds, then tells whoever waits, who may come again at once.
+    pub(super) fn end(self, outcome: Result<Vec<Tensor>, Status>) {
+        let Self { room, answer, .. } = self;
+        drop(room);
+        // Whoever waited may have gone in this moment: nobody minds.
+        let _ = answer.send(outcome);
     }
 }
 
@@ -207,8 +217,7 @@ impl QueueState {
         }
         if task.deadline.is_some_and(|deadline| deadline <= now) {
             self.counters.expired += 1;
-            // Its client may have gone in this moment: nobody minds.
-            let _ = task.answer.send(Err(waited_too_long()));
+            task.end(Err(waited_too_long()));
             return None;
         }
         Some(task)

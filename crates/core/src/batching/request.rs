@@ -105,6 +105,7 @@ impl Batching {
                     deadline: caller.terms.deadline,
                     has_begun: Arc::clone(&has_begun),
                     progress: Arc::clone(&caller.progress),
+                    room: Arc::clone(&caller.room),
                     answer,
                 })
             };

@@ -1,7 +1,7 @@
 //! Batching as its callers see it: servables with sessions that compute something simple, a clock that is stopped.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,8 @@ struct Doubling {
     /// What it answers: by default, a row for each row.
     answers: Answers,
     running: AtomicUsize,
+    /// Runs do not end while this is set.
+    is_held_up: Arc<AtomicBool>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +46,9 @@ impl Session for Doubling {
         let (_, input) = &feeds[0];
         let values = floats(input);
         self.runs.lock().expect("sane").push(input.row_count().unwrap_or(0));
+        while self.is_held_up.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
         if values.contains(&POISON) {
             return Err(Status::invalid_argument("poison"));
         }
@@ -81,6 +86,7 @@ struct Scene {
     servable: Arc<Servable>,
     threads: Arc<Threads>,
     runs: Arc<Mutex<Vec<usize>>>,
+    is_held_up: Arc<AtomicBool>,
 }
 
 type Outcome = Result<Vec<f32>, Status>;
@@ -101,22 +107,31 @@ impl Scene {
             vec![slot("y", 1), slot("z", 2)],
         );
         let session = Doubling { answers, ..Doubling::default() };
-        let runs = Arc::clone(&session.runs);
+        let (runs, is_held_up) = (Arc::clone(&session.runs), Arc::clone(&session.is_held_up));
         let servable = Servable::new(MODEL.to_owned(), 1, Description::default(), vec![signature], Box::new(session));
         let batches = Scheduler::new(Handle::current(), Arc::new(NoObserver));
         let threads = Arc::new(Threads { runs: Handle::current(), batches });
-        Self { servable: Arc::new(servable.batched(Batching::new(parameters))), threads, runs }
+        Self { servable: Arc::new(servable.batched(Batching::new(parameters))), threads, runs, is_held_up }
     }
 
     /// Asks for the outputs of this input; a task, as each request is.
     fn ask(&self, input: Tensor, terms: Terms, filter: &'static [&'static str]) -> JoinHandle<Outcome> {
+        self.ask_in(Arc::new(Anything), input, terms, filter)
+    }
+
+    fn ask_in(
+        &self,
+        room: Arc<Anything>,
+        input: Tensor,
+        terms: Terms,
+        filter: &'static [&'static str],
+    ) -> JoinHandle<Outcome> {
         let (servable, threads) = (Arc::clone(&self.servable), Arc::clone(&self.threads));
         tokio::spawn(async move {
             let signature = servable.signature("").expect("there");
             let call = bind(signature, vec![("x", input)], filter, |_, tensor| Ok(tensor))?;
-            let answer = Arc::clone(&servable)
-                .run(call, Caller::waiting(terms, Arc::new(Anything), Arc::default()), &threads)
-                .await?;
+            let answer =
+                Arc::clone(&servable).run(call, Caller::waiting(terms, room, Arc::default()), &threads).await?;
             Ok(floats(&answer.tensors()[0]))
         })
     }
@@ -472,5 +487,33 @@ async fn everybody_gets_their_own_rows() {
             servable = in_use;
             tokio::task::yield_now().await;
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_nobody_waits_for_keeps_its_room_until_its_batch_has_run() {
+    let scene = Scene::new(parameters(), Answers::Rows);
+    let room = Arc::new(Anything);
+    let ask = |count: u8| {
+        let values: Vec<f32> = (0..count).map(f32::from).collect();
+        scene.ask_in(Arc::clone(&room), tensor(&[i64::from(count)], &values), Terms::default(), &["y"])
+    };
+    let waiting = ask(1);
+    settle().await;
+    waiting.abort();
+    settle().await;
+    assert_eq!((Arc::strong_count(&room), scene.runs()), (1, vec![]), "it has left its queue");
+
+    scene.is_held_up.store(true, Ordering::Relaxed);
+    let running = ask(4);
+    while scene.runs().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    running.abort();
+    settle().await;
+    assert_eq!(Arc::strong_count(&room), 2, "it is at work");
+    scene.is_held_up.store(false, Ordering::Relaxed);
+    while Arc::strong_count(&room) > 1 {
+        tokio::task::yield_now().await;
     }
 }

@@ -526,6 +526,7 @@ mod tests {
 
     use super::*;
     use crate::app::Crowd;
+    use crate::body::Share;
     use crate::exchange::Connection;
 
     struct Nothing;
@@ -565,7 +566,7 @@ mod tests {
             crowd: Crowd::Clients,
             names: Vec::new(),
         });
-        let exchange = Exchange::new(connection, entrypoint, Method::POST, String::new());
+        let exchange = Exchange::new(connection, Share::none(), entrypoint, Method::POST, String::new());
         exchange.asks(api);
         exchange.names(model);
         exchange
