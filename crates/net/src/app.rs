@@ -639,12 +639,13 @@ impl Gauge {
 /// A request that somebody waits for. Its share stays for longer where a run goes on that nobody waits for any more.
 pub(crate) struct InFlight {
     share: Arc<Share>,
-    _under_way: Option<UnderWay>,
+    /// Its connection counts it until it is dropped.
+    under_way: Option<UnderWay>,
 }
 
 impl InFlight {
     pub(crate) fn new(share: Arc<Share>) -> Self {
-        Self { share, _under_way: None }
+        Self { share, under_way: None }
     }
 
     pub(crate) fn share(&self) -> Arc<Share> {
@@ -656,9 +657,9 @@ impl InFlight {
         !self.share.is_empty()
     }
 
-    /// Its connection counts it as well.
+    /// The same, counted by its connection as well.
     pub(crate) fn on(mut self, under_way: Option<UnderWay>) -> Self {
-        self._under_way = under_way;
+        self.under_way = under_way;
         self
     }
 }
