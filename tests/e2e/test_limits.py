@@ -114,7 +114,10 @@ def test_a_run_that_nobody_waits_for_keeps_its_place(tmp_path: Path, limit: str)
 
         wait_until(is_refused, "a call that was reset is still at work")
         with Rest(server.rest_port) as rest:
-            has_room = lambda: rest.get("/v1/models/slow/metadata").status == http.client.OK  # noqa: E731
+
+            def has_room() -> bool:
+                return rest.get("/v1/models/slow/metadata").status == http.client.OK
+
             assert not has_room()
             wait_until(has_room, "it is done")
 
