@@ -15,11 +15,12 @@ use std::time::{Duration, Instant, SystemTime};
 use servable_core::usage::STAGES;
 use servable_core::{Code, Status};
 
+use crate::edge::cut;
 use crate::exchange::Exchange;
 
 /// Lines that may wait for the disk.
 const WAITING_LINES: usize = 16 << 10;
-/// A longer target is cut: clients choose it.
+/// A longer target or method is cut: clients choose it.
 const LONGEST_TARGET: usize = 1 << 10;
 /// How long a line may wait in a buffer, and how often it is seen whether the file has been moved away.
 const CHECK: Duration = Duration::from_secs(1);
@@ -151,13 +152,10 @@ fn each_field(exchange: &Exchange, mut field: impl FnMut(&str, Value<'_>)) {
     field("time", Value::Text(&time));
     field("remote", Value::Text(&exchange.connection.remote.map_or_else(|| "unix".to_owned(), |ip| ip.to_string())));
     field("entrypoint", Value::Text(exchange.entrypoint.name()));
-    field("method", Value::Text(exchange.method.as_str()));
-    let end = (0..=LONGEST_TARGET.min(exchange.target.len())).rev().find(|end| exchange.target.is_char_boundary(*end));
-    field("target", Value::Text(&exchange.target[..end.unwrap_or(0)]));
+    field("method", Value::Text(&cut(exchange.method.as_str(), LONGEST_TARGET)));
+    field("target", Value::Text(&cut(&exchange.target, LONGEST_TARGET)));
     if !exchange.model().is_empty() {
-        let model = exchange.model();
-        let end = (0..=LONGEST_TARGET.min(model.len())).rev().find(|end| model.is_char_boundary(*end));
-        field("model", Value::Text(&model[..end.unwrap_or(0)]));
+        field("model", Value::Text(exchange.model()));
     }
     if let Some(servable) = exchange.servable() {
         field("version", Value::Text(&servable.version().to_string()));

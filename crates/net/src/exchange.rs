@@ -14,6 +14,7 @@ use servable_core::{Code, Status};
 use crate::access::Identity;
 use crate::app::{App, Crowd};
 use crate::body::Share;
+use crate::edge::cut;
 use crate::quota::{Full, Quota};
 
 /// The other end of a connection, as far as it is known.
@@ -48,6 +49,8 @@ pub(crate) struct Exchange {
     response_bytes: AtomicU64,
 }
 
+/// More of a model's name is not kept: clients choose it, and what is noted may wait for long.
+const LONGEST_MODEL: usize = 1 << 10;
 /// For a request that names no signature, or none that there is.
 const NO_SIGNATURE: usize = usize::MAX;
 
@@ -113,7 +116,7 @@ impl Exchange {
     }
 
     pub(crate) fn names(&self, model: &str) {
-        self.model.get_or_init(|| model.to_owned());
+        self.model.get_or_init(|| cut(model, LONGEST_MODEL).into_owned());
     }
 
     pub(crate) fn finds(&self, servable: &Arc<Servable>) {
@@ -157,7 +160,8 @@ impl Exchange {
         self.api.get().copied()
     }
 
-    /// The model that it names, whether there is one or not; empty if none.
+    /// The model that it names, whether there is one or not; empty if none. For those who keep count only: a long name is
+    /// cut, and says so at its end, so that it is no other model's.
     pub(crate) fn model(&self) -> &str {
         self.model.get().map_or("", String::as_str)
     }

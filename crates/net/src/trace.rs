@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::{
-    Span as _, SpanBuilder, SpanKind, Status as SpanStatus, TraceContextExt, TracerProvider as _,
+    Span as _, SpanBuilder, SpanContext, SpanKind, Status as SpanStatus, TraceContextExt, TraceState,
+    TracerProvider as _,
 };
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_http::{HeaderExtractor, HttpClient, HttpError};
@@ -30,11 +31,16 @@ use servable_core::usage::{Entrypoint, STAGES};
 use servable_core::{Code, Status};
 use tokio::runtime::{Handle, Runtime};
 
+use crate::edge::cut;
 use crate::exchange::Exchange;
 
 const SERVICE: &str = "servable";
 /// How long the last spans may take at the end.
 const LAST_SPANS: Duration = Duration::from_secs(2);
+/// A longer attribute is cut, for thousands of spans wait for a collector that is slow.
+const LONGEST_ATTRIBUTE: usize = 1 << 10;
+/// A longer one is left out, as the specification allows. It goes with each part of a request.
+const LONGEST_TRACE_STATE: usize = 512;
 /// More of a collector's answer is not read.
 const LONGEST_ANSWER: usize = 1 << 20;
 
@@ -102,7 +108,13 @@ impl Tracing {
 
     /// What the headers of a request say of the trace that it belongs to.
     pub(crate) fn context(&self, headers: &HeaderMap) -> Context {
-        self.propagator.extract_with_context(&Context::new(), &HeaderExtractor(headers))
+        let context = self.propagator.extract_with_context(&Context::new(), &HeaderExtractor(headers));
+        let parent = context.span().span_context().clone();
+        if parent.trace_state().header().len() <= LONGEST_TRACE_STATE {
+            return context;
+        }
+        let (trace, span, flags) = (parent.trace_id(), parent.span_id(), parent.trace_flags());
+        context.with_remote_span_context(SpanContext::new(trace, span, flags, true, TraceState::NONE))
     }
 
     pub(crate) fn counts(&self) -> &SpanCounts {
@@ -178,8 +190,29 @@ fn name(exchange: &Exchange) -> String {
         (Entrypoint::Grpc, Some(_)) => exchange.target.trim_start_matches('/').to_owned(),
         (Entrypoint::Grpc, None) => "gRPC".to_owned(),
         (Entrypoint::Rest, Some(api)) => format!("{} /v1/models/{{model}}:{}", exchange.method, api.verb()),
-        (Entrypoint::Rest, None) => exchange.method.to_string(),
+        (Entrypoint::Rest, None) => known_method(&exchange.method).unwrap_or("HTTP").to_owned(),
     }
+}
+
+/// A method that HTTP has; `None` for one that a client has made up.
+fn known_method(method: &Method) -> Option<&str> {
+    let known = [
+        Method::GET,
+        Method::POST,
+        Method::HEAD,
+        Method::OPTIONS,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::TRACE,
+        Method::CONNECT,
+    ];
+    known.contains(method).then(|| method.as_str())
+}
+
+/// What a client says, as an attribute.
+fn said(name: &'static str, text: &str) -> KeyValue {
+    KeyValue::new(name, cut(text, LONGEST_ATTRIBUTE).into_owned())
 }
 
 fn attributes(exchange: &Exchange) -> Vec<KeyValue> {
@@ -188,14 +221,15 @@ fn attributes(exchange: &Exchange) -> Vec<KeyValue> {
         Entrypoint::Grpc => {
             attributes.push(KeyValue::new("rpc.system", "grpc"));
             if let Some((service, method)) = exchange.target.trim_start_matches('/').rsplit_once('/') {
-                attributes.push(KeyValue::new("rpc.service", service.to_owned()));
-                attributes.push(KeyValue::new("rpc.method", method.to_owned()));
+                attributes.push(said("rpc.service", service));
+                attributes.push(said("rpc.method", method));
             }
             attributes.push(KeyValue::new("rpc.grpc.status_code", i64::from(exchange.code() as i32)));
         }
         Entrypoint::Rest => {
-            attributes.push(KeyValue::new("http.request.method", exchange.method.to_string()));
-            attributes.push(KeyValue::new("url.path", exchange.target.clone()));
+            let method = known_method(&exchange.method).unwrap_or("_OTHER");
+            attributes.push(KeyValue::new("http.request.method", method.to_owned()));
+            attributes.push(said("url.path", &exchange.target));
             if let Some(status) = exchange.http_status() {
                 attributes.push(KeyValue::new("http.response.status_code", i64::from(status)));
             }
@@ -205,7 +239,7 @@ fn attributes(exchange: &Exchange) -> Vec<KeyValue> {
         attributes.push(KeyValue::new("client.address", remote.to_string()));
     }
     if !exchange.model().is_empty() {
-        attributes.push(KeyValue::new("servable.model", exchange.model().to_owned()));
+        attributes.push(said("servable.model", exchange.model()));
     }
     if let Some(servable) = exchange.servable() {
         attributes.push(KeyValue::new("servable.version", servable.version()));
