@@ -87,6 +87,8 @@ def run(config: Config, on_ready: Callable[[Ports], None] = lambda ports: None) 
             log.error(error.detail)
         say(f"Failed to start server. Error: {error.code}: {error.message}", logging.ERROR)
         return FAILED
+    finally:
+        stopping.tell()
 
 
 def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None]) -> int:
@@ -105,6 +107,9 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
     for kept in secrets:
         kept.start()
     server.open()
+    if secrets and config.security_period_s:  # the early ports go by them, however long the first models take
+        keep = functools.partial(keep_reading, secrets, config.security_period_s, stopping.event)
+        _start_thread("secrets", keep)
     _announce_early(server, config)
     loads = ThreadPool("load", min(4 * (os.cpu_count() or 1), 8))
     stores = Stores(config.storage)
@@ -154,9 +159,6 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
         read = functools.partial(read_models, config.models.config_file, engine)
         next_look = functools.partial(stopping.next_look, config.models.config_file_period_s)
         _start_thread("config", functools.partial(watch_config_file, read, reloader, next_look))
-    if secrets and config.security_period_s:
-        keep = functools.partial(keep_reading, secrets, config.security_period_s, stopping.event)
-        _start_thread("secrets", keep)
     on_ready(ports)
 
     stopping.wait()
