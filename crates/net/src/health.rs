@@ -235,6 +235,12 @@ impl Report {
         }
     }
 
+    /// Says how models are, and not why: reasons name paths, and are for those who may know.
+    pub(crate) fn without_reasons(mut self) -> Self {
+        self.unavailable.iter_mut().for_each(|model| model.error.clear());
+        self
+    }
+
     pub(crate) fn is_ready(&self) -> bool {
         self.phase == Phase::Ready
     }
@@ -279,6 +285,12 @@ pub(crate) struct OneModel {
 impl OneModel {
     pub(crate) fn of(phase: Phase, routes: &Routes, name: &str) -> Option<Self> {
         configured(routes, name).map(|model| Self { phase, model: ModelReport::of(name, model) })
+    }
+
+    /// As that of a whole report.
+    pub(crate) fn without_reasons(mut self) -> Self {
+        self.model.error.clear();
+        self
     }
 
     pub(crate) fn is_ready(&self) -> bool {

@@ -77,10 +77,13 @@ pub(crate) fn page(app: &App, request: &Request<Incoming>) -> Option<RestRespons
         }
     };
     let (phase, routes) = (app.health.phase(), app.routes.current());
+    // Nobody who asks here has to say who they are, so with rules of access nobody is told more than that.
+    let hides_reasons = app.access.get().is_some();
     match request.uri().path() {
         "/livez" => Some(plain(StatusCode::OK, "alive\n")),
         "/readyz" => {
             let report = Report::of(phase, &routes);
+            let report = if hides_reasons { report.without_reasons() } else { report };
             Some(answer(report.is_ready(), &|| report.text(), &|| report.json()))
         }
         path => {
@@ -89,6 +92,7 @@ pub(crate) fn page(app: &App, request: &Request<Incoming>) -> Option<RestRespons
                 let text = format!("model {} is not configured\n", cut(&name, LONGEST_NAME));
                 return Some(plain(StatusCode::NOT_FOUND, &text));
             };
+            let model = if hides_reasons { model.without_reasons() } else { model };
             Some(answer(model.is_ready(), &|| model.text(), &|| model.json()))
         }
     }
