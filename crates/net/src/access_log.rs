@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -22,6 +22,8 @@ use crate::exchange::Exchange;
 const WAITING_LINES: usize = 16 << 10;
 /// A longer target or method is cut: clients choose it.
 const LONGEST_TARGET: usize = 1 << 10;
+/// Of a file that is made: who asks for what is not everybody's business. The umask may take more away.
+const MODE: u32 = 0o640;
 /// How long a line may wait in a buffer, and how often it is seen whether the file has been moved away.
 const CHECK: Duration = Duration::from_secs(1);
 
@@ -95,7 +97,7 @@ impl Output {
         if path == "-" {
             return Ok(Self::Standard(BufWriter::new(io::stdout())));
         }
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let file = OpenOptions::new().create(true).append(true).mode(MODE).open(path)?;
         let inode = file.metadata()?.ino();
         Ok(Self::File { path: PathBuf::from(path), file: BufWriter::new(file), inode })
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 SUFFIX = ".tfrecord"
 UNFINISHED = ".part"
+MODE = 0o600
+"""Records are what clients sent, whatever the umask says of other files."""
 FRAME_BYTES = 16
 """Of a record in a file: its length, and two checksums."""
 
@@ -135,7 +138,8 @@ class FileCollector:
             self._number += 1
             unfinished = f"{self._path}{UNFINISHED}"
             # Without a buffer: a record is there, or known not to be, when it has been written.
-            file = open(unfinished, "xb", buffering=0)  # noqa: SIM115 (kept open)
+            opener = functools.partial(os.open, mode=MODE)
+            file = open(unfinished, "xb", buffering=0, opener=opener)  # noqa: SIM115 (kept open)
             if own(file.fileno(), unfinished, without_locks=True):
                 self._file = file
             else:
