@@ -39,6 +39,7 @@ from tests.e2e.server import (
     Model,
     ServerProcess,
     accepts,
+    config_text,
     free_ports,
     run_to_end,
     serving,
@@ -405,6 +406,55 @@ def test_changed_rules_are_used_and_bad_ones_are_not(tmp_path: Path) -> None:
         access.write_text(keys("bob") + 'rule { caller: "bob" may: READ model: "open" }')
         process.wait_for(lambda: secured.get("GET", "/v1/models/open", bearer("bob")) == 200, "the new rules hold")
         assert secured.get("GET", "/v1/models/open", bearer("ann")) == 401
+
+
+def test_changed_rules_are_used_before_the_first_models_are_there(tmp_path: Path) -> None:
+    access = tmp_path / "access.config"
+    rule = 'rule {{ caller: "{0}" may: ADMIN model: "*" }}'
+    access.write_text(keys("ann") + rule.format("ann"))
+    (tmp_path / "late").mkdir()
+    config = tmp_path / "models.config"
+    config.write_text(config_text([Model("late", tmp_path / "late")]))
+    (admin,) = free_ports(1)
+    flags = [f"--model_config_file={config}", f"--admin_port={admin}", f"--access_config_file={access}", QUICKLY]
+    with ServerProcess(flags, tmp_path / "log") as process:
+        secured = Secured(process, admin)
+
+        def is_let_in(caller: str) -> bool:
+            return accepts(admin) and secured.get("GET", "/admin/v1/models", bearer(caller), admin=True) == 200
+
+        process.wait_for(lambda: is_let_in("ann"), "the admin port is there")
+        access.write_text(keys("bob") + rule.format("bob"))
+        process.wait_for(lambda: is_let_in("bob"), "the new rules hold")
+        assert not is_let_in("ann")
+        assert not process.is_open(), "the first model is still waited for"
+
+
+def tells(rest: Rest, path: str, words: bytes) -> bool:
+    return words in rest.get(path).body
+
+
+@pytest.mark.parametrize("has_rules", [True, False])
+def test_reasons_are_told_where_there_are_no_rules(has_rules: bool, tmp_path: Path) -> None:
+    access = tmp_path / "access.config"
+    access.write_text(keys("ann") + 'rule { caller: "ann" may: READ model: "*" }')
+    (tmp_path / "bad" / "1").mkdir(parents=True)
+    config = tmp_path / "models.config"
+    config.write_text(config_text([Model("late", tmp_path / "late"), Model("bad", tmp_path / "bad")]))
+    (tmp_path / "late").mkdir()
+    admin, monitoring = free_ports(2)
+    flags = [f"--model_config_file={config}", f"--admin_port={admin}", f"--monitoring_port={monitoring}"]
+    flags += ["--max_num_load_retries=0", *([f"--access_config_file={access}"] if has_rules else [])]
+    with ServerProcess(flags, tmp_path / "log") as process, ExitStack() as stack:
+        process.wait_for(lambda: accepts(admin) and accepts(monitoring), "the early ports are there")
+        for port in (admin, monitoring):
+            rest = stack.enter_context(Rest(port))
+            one = "/readyz/models/bad?verbose"
+            process.wait_for(functools.partial(tells, rest, one, b'"END"'), "it has failed")
+            assert (rest.get(one).json["model"]["error"] == "") == has_rules
+            for path in ("/readyz", "/readyz?verbose", "/readyz/models/bad", one):
+                assert (b"NOT_FOUND" not in rest.get(path).body) == has_rules, path
+            assert b"model bad version 1: END" in rest.get("/readyz").body
 
 
 class Asking:

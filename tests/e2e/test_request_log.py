@@ -88,6 +88,7 @@ def logged(folder: Path, *flags: str) -> list[Any]:
     finally:
         server.stop()
     assert not list(folder.glob("*.part"))
+    assert {file.stat().st_mode & 0o777 for file in files(folder)} == {0o600}
     return [record for file in files(folder) for record in read(file)]
 
 

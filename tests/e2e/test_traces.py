@@ -143,6 +143,34 @@ def test_a_request_is_a_span_and_its_parts(protocol: str, tmp_path: Path) -> Non
     assert badly.status.code == trace_pb2.Status.STATUS_CODE_ERROR
     assert (badly.parent_span_id, badly.trace_id.hex() == TRACE) == (b"", False)
     assert f"trace_id={TRACE}" in (tmp_path / "access.log").read_text()
+    assert (tmp_path / "access.log").stat().st_mode & 0o137 == 0, "it is not everybody's"
+
+
+def test_what_clients_choose_is_bounded(tmp_path: Path) -> None:
+    collector = Collector()
+    long, state = "é" * (1 << 19), f"a={'b' * 200},c={'d' * 200},e={'f' * 105}"
+    headers = {"traceparent": CONTEXT, "tracestate": state}
+    with (
+        over_http(collector) as endpoint,
+        traced(tmp_path, [f"--access_log={tmp_path}/log"], OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as server,
+        Rest(server.rest_port) as rest,
+        Grpc(server.grpc_address) as client,
+    ):
+        with pytest.raises(grpc.RpcError):
+            client.predict(predict_request(long, {"x": [1.0]}), metadata=list(headers.items()))
+        rest.send("GET", f"/v1/models/{'m' * 5000}", None, headers)
+        rest.send("M" * 5000, "/v1/models/half", None, headers)
+        rest.send("GET", "/v1/models/half", None, {**headers, "tracestate": state[:512]})
+        wait_until(lambda: sum(span.parent_span_id.hex() == PARENT for span in collector.spans) == 4, "they have come")
+    requests = [span for span in collector.spans if span.parent_span_id.hex() == PARENT]
+    assert sorted(span.trace_state for span in requests) == ["", "", "", state[:512]]
+    for span in requests:
+        assert len(span.name) < 100
+        for value in attributes(span).values():
+            assert not isinstance(value, str) or len(value.encode()) < 1100
+    assert any(attributes(span).get("servable.model") == "é" * 512 + "...TRUNCATED" for span in requests)
+    assert any(attributes(span).get("http.request.method") == "_OTHER" for span in requests)
+    assert max(len(line) for line in (tmp_path / "log").read_bytes().splitlines()) < 4096
 
 
 def test_a_batch_is_told_of(tmp_path: Path) -> None:
