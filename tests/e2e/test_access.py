@@ -551,3 +551,15 @@ def test_a_bad_file_ends_the_start(tmp_path: Path) -> None:
     with ServerProcess(flags, tmp_path / "log") as process:
         assert process.exit_code() == 255
         assert f"INVALID_ARGUMENT: {access}: a rule names the caller 'ann'" in process.log
+
+
+def test_a_start_that_fails_ends_while_rules_are_read_again(tmp_path: Path) -> None:
+    access = tmp_path / "access.config"
+    access.write_text(keys("ann") + 'rule { caller: "ann" may: READ model: "*" }')
+    (tmp_path / "bad" / "1").mkdir(parents=True)
+    flags = [f"--model_base_path={tmp_path / 'bad'}", f"--access_config_file={access}", "--max_num_load_retries=0"]
+    with ServerProcess([*flags, "--tls_reload_wait_seconds=0.001"], tmp_path / "log") as process:
+        assert process.exit_code() == 255
+        assert "Failed to start server" in process.log
+        assert "Traceback" not in process.log
+        assert "Fatal" not in process.log
