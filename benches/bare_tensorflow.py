@@ -1,9 +1,10 @@
 """Runs a SavedModel with TensorFlow alone, on several threads: the yardstick of models that take their time.
 
-    python benches/bare_tensorflow.py FOLDER SHAPE
+    python benches/bare_tensorflow.py FOLDER INPUT
 
-For each line `COUNT THREADS` on standard input it runs the model that often on a tensor of floats, as a client in the
-same process would, and prints a line of JSON: runs per second, user and system time and latencies in µs.
+INPUT is the shape of a tensor of floats, as `1,224,224,3`, or a file whose bytes are the one string of a batch. For
+each line `COUNT THREADS` on standard input it runs the model that often, as a client in the same process would, and
+prints a line of JSON: runs per second, user and system time and latencies in µs.
 """
 
 from __future__ import annotations
@@ -13,28 +14,37 @@ import os
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 
-def main(folder: str, shape: str) -> None:
+def main(folder: str, source: str) -> None:
     loaded = tf.saved_model.load(folder)
     run = loaded.signatures["serving_default"]
-    x = tf.constant(np.arange(np.prod(sizes := [int(size) for size in shape.split(",")]), dtype=np.float32) % 256 / 256)
-    x = tf.reshape(x, sizes)
+    (name,) = run.structured_input_signature[1]
+    inputs = {name: read(source)}
     for line in sys.stdin:
         count, threads = map(int, line.split())
-        print(json.dumps(measure(run, x, count, threads)), flush=True)
+        print(json.dumps(measure(run, inputs, count, threads)), flush=True)
 
 
-def measure(run: object, x: tf.Tensor, count: int, threads: int) -> dict[str, float]:
+def read(source: str) -> tf.Tensor:
+    if Path(source).is_file():
+        return tf.constant([Path(source).read_bytes()])
+    sizes = [int(size) for size in source.split(",")]
+    return tf.reshape(tf.constant(np.arange(np.prod(sizes), dtype=np.float32) % 256 / 256), sizes)
+
+
+def measure(run: object, inputs: dict[str, tf.Tensor], count: int, threads: int) -> dict[str, float]:
     latencies: list[float] = []
 
     def work() -> None:
         for _ in range(count // threads):
             begin = time.perf_counter()
-            run(x=x)["y"].numpy()  # type: ignore[operator]
+            for output in run(**inputs).values():  # type: ignore[operator]
+                output.numpy()
             latencies.append((time.perf_counter() - begin) * 1e6)
 
     workers = [threading.Thread(target=work) for _ in range(threads)]

@@ -18,10 +18,8 @@ import dataclasses
 import importlib.util
 import itertools
 import json
-import random
 import shlex
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -30,7 +28,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from harness import HERE, PREDICT, RESULTS, framed, is_available, keep, running
+from harness import HERE, PREDICT, RESULTS, framed, free_ports, is_available, keep, running, schedule
 from servable import engine
 
 SLO_MS = 50
@@ -241,14 +239,6 @@ def serving(server: Candidate, model: Model, plan: Plan, scratch: Path) -> Itera
         yield grpc_port
 
 
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
 def one_turn(load: Load, port: int, seed: int, model: Model, plan: Plan, scratch: Path) -> Seen:
     end_s = WARM_S + plan.seconds
     common = [str(scratch / "grpc_load"), str(port), PREDICT, str(scratch / "body"), str(4 * model.outputs)]
@@ -260,15 +250,6 @@ def one_turn(load: Load, port: int, seed: int, model: Model, plan: Plan, scratch
         times = "\n".join(str(int(due * 1e6)) for due in schedule(load.requests_per_s, end_s, plan.arrivals, seed))
     output = subprocess.run(command, check=True, input=times, stdout=subprocess.PIPE, text=True).stdout
     return summary([tuple(map(int, line.split())) for line in output.splitlines()], WARM_S * 1e6, end_s * 1e6)
-
-
-def schedule(requests_per_s: float, end_s: float, arrivals: str, seed: int) -> Iterator[float]:
-    """When requests are due, in seconds. The same for the same arguments."""
-    gaps = random.Random(seed)
-    due = 0.0
-    while due < end_s:
-        yield due
-        due += gaps.expovariate(requests_per_s) if arrivals == "poisson" else 1 / requests_per_s
 
 
 def summary(requests: Sequence[tuple[int, ...]], begin_us: float, end_us: float) -> Seen:

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import math
 import os
+import random
 import re
 import shutil
 import signal
@@ -259,6 +260,15 @@ def open_loop_client(scratch: Path) -> Path:
     binary = scratch / "grpc_load"
     subprocess.run(["g++", "-O2", "-std=c++17", str(HERE / "grpc_load.cc"), "-o", str(binary)], check=True)
     return binary
+
+
+def schedule(requests_per_s: float, end_s: float, arrivals: str, seed: int) -> Iterator[float]:
+    """When requests are due, in seconds. The same for the same arguments."""
+    gaps = random.Random(seed)
+    due = 0.0
+    while due < end_s:
+        yield due
+        due += gaps.expovariate(requests_per_s) if arrivals == "poisson" else 1 / requests_per_s
 
 
 def free_ports(count: int) -> list[int]:
