@@ -3,7 +3,7 @@
     python benches/growth.py [--rounds N] [--quick]
 
 What counts is the CPU time of the server, user and system, for each request, which does not depend on how fast clients
-are. Sizes take turns within a round, and figures are medians of the rounds. Payloads go to a model that adds numbers up,
+are. Sizes take turns within a round; figures are medians of the rounds. Payloads go to a model that adds numbers up,
 beside a native gRPC echo that gets the same message; everything else goes to half_plus_two.
 
 Needs what `run.py` needs.
