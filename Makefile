@@ -13,7 +13,7 @@ TOOLS := $(VENV)/.tools
 BENCH_TOOLS := $(VENV)/.bench-tools
 
 .PHONY: own-target help install demo test test-rust test-python test-compat fuzz soak check format wheel sbom clean
-.PHONY: bench bench-quick
+.PHONY: bench bench-quick bench-guard
 
 help: ## List what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -85,17 +85,26 @@ soak: install $(BENCH_TOOLS) ## Versions come and go while everything goes wrong
 	SERVABLE_SOAK_SWAPS=$(or $(SOAK_SWAPS),200) $(BIN)/pytest tests/e2e/test_never_lose.py --timeout=3600 -s
 	$(BIN)/python benches/soak.py --minutes=$(or $(SOAK_MINUTES),60)
 
-bench: install $(BENCH_TOOLS) ## Measure speed beside a native gRPC echo, changes of versions, many models, and batching
+bench: install $(BENCH_TOOLS) ## Measure: speed, latency, growth, changes of versions, many models, batching, a steady workload
 	$(BIN)/python benches/run.py
+	$(BIN)/python benches/latency.py
+	$(BIN)/python benches/growth.py
 	$(BIN)/python benches/quiet.py
 	$(BIN)/python benches/many.py
 	$(BIN)/python benches/batching.py
+	$(BIN)/python benches/steady.py
+
+bench-guard: install ## Compare instruction counts of a request's path with those that are kept (GUARD=--update keeps new ones)
+	$(BIN)/python benches/guard.py $(GUARD)
 
 bench-quick: install $(BENCH_TOOLS) ## The same, briefly: does it still work?
 	$(BIN)/python benches/run.py --quick
+	$(BIN)/python benches/latency.py --quick
+	$(BIN)/python benches/growth.py --quick
 	$(BIN)/python benches/quiet.py --quick
 	$(BIN)/python benches/many.py --models=20 --seconds=1
 	$(BIN)/python benches/batching.py --quick
+	$(BIN)/python benches/steady.py --quick
 	$(BIN)/python benches/soak.py --quick
 
 wheel: $(TOOLS) own-target ## Build the abi3 wheel into dist/
