@@ -103,12 +103,12 @@ def main() -> int:
         models = {"half_plus_two": MODELS / "half_plus_two", "sum": scratch / "sum"}
         own = stack.enter_context(serving("servable", OWN, models, scratch))
         yardstick = stack.enter_context(echo(scratch))
+        each_kb = kilobytes_per_connection(own, 20 if quick else 2000)  # first: later there is memory to spare
         growths = [
             by_connections(own, [1, 20] if quick else [1, 10, 100, 500, 1000, 2000], rounds, scratch),
             by_payload(own, yardstick, [10**2, 10**5] if quick else sizes(10**2, 64 * 10**6), rounds, scratch),
             by_rows(own, [1, 100] if quick else sizes(1, 10**6), rounds, scratch),
         ]
-        each_kb = kilobytes_per_connection(own, 20 if quick else 2000)
         models_growth, starts = by_models([1, 10] if quick else [1, 10, 100, 1000], rounds, scratch)
     report([growths[0], growths[1], models_growth, growths[2]], starts, each_kb)
     return 0
