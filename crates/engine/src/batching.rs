@@ -15,6 +15,7 @@ use servable_core::batching::{
 pub(crate) struct BatchingSpec {
     pool: String,
     threads: usize,
+    most_threads: usize,
     max_batch_size: usize,
     max_execution_batch_size: usize,
     batch_timeout_us: u64,
@@ -59,6 +60,7 @@ impl BatchingSpec {
         Ok(Parameters {
             pool: Arc::from(self.pool),
             threads: self.threads,
+            most_threads: self.most_threads,
             largest_request: self.max_batch_size,
             largest_batch,
             timeout: Duration::from_micros(self.batch_timeout_us),

@@ -234,15 +234,17 @@ def spec_of(
     if parameters is None:
         return None
     check_queue(parameters)
-    # As many threads as processors would make small batches of what never waits, and leave none to read requests.
+    pool, threads = _pool(model, platform, own)
+    # As many threads as processors would make small batches of what never waits, and leave none to read requests. For
+    # some models that is best all the same: it is learned.
     usual_threads = max(1, platform.processors // 2) if parameters.tunes_itself else platform.processors
-    pool, threads = _pool(model, platform, own, usual_threads)
     size = _max_batch_size(parameters)
     queued = MAX_ENQUEUED_BATCHES if parameters.max_enqueued_batches is None else parameters.max_enqueued_batches
     queued = max(1, queued)
     return BatchingSpec(
         pool=f"{platform.platform}/{pool}",
-        threads=threads,
+        threads=threads or usual_threads,
+        most_threads=threads or platform.processors,
         max_batch_size=size,
         max_execution_batch_size=_max_execution_batch_size(parameters),
         batch_timeout_us=parameters.batch_timeout_micros or 0,
@@ -262,14 +264,12 @@ def spec_of(
     )
 
 
-def _pool(
-    model: str, platform: PlatformBatching, own: BatchingParameters | None, usual_threads: int
-) -> tuple[str, int]:
-    """The name of the pool and its number of threads. Threads of a model's own need a pool of its own."""
+def _pool(model: str, platform: PlatformBatching, own: BatchingParameters | None) -> tuple[str, int | None]:
+    """The name of the pool and its number of threads, if one is given. Threads of a model's own need a pool of its own."""
     if own is not None and own.names_pool:
-        return own.thread_pool_name or model, own.num_batch_threads or usual_threads
+        return own.thread_pool_name or model, own.num_batch_threads
     shared = platform.parameters or BatchingParameters()
-    return shared.thread_pool_name or POOL, shared.num_batch_threads or usual_threads
+    return shared.thread_pool_name or POOL, shared.num_batch_threads
 
 
 def _max_batch_size(parameters: BatchingParameters) -> int:

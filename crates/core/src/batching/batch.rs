@@ -105,6 +105,7 @@ impl Batch {
         match outcome {
             Ok(outcomes) => {
                 queue.strikes.store(0, Ordering::Relaxed);
+                slot.ran(tasks.iter().map(|task| task.since));
                 drop(slot);
                 for (task, outcome) in tasks.into_iter().zip(outcomes) {
                     answer(task, outcome);

@@ -6,9 +6,11 @@
 //!               and set of tensors round robin      parted
 //! ```
 //!
-//! `decide` has the decisions and `tuning` what is learned, both as functions of values; `merge` has the tensors.
+//! `decide` has the decisions, `tuning` and `concurrency` what is learned, all as functions of values; `merge` has the
+//! tensors.
 
 mod batch;
+mod concurrency;
 mod decide;
 mod merge;
 mod parameters;

@@ -11,6 +11,7 @@ use std::time::Instant;
 use tokio::runtime::Handle;
 
 use super::batch::{Batch, Observer};
+use super::concurrency::Concurrency;
 use super::parameters::Parameters;
 use super::queue::{Found, Queue};
 use crate::pace::Stage;
@@ -44,15 +45,22 @@ impl Scheduler {
             locked(&pool.state).resize(parameters.threads);
             return pool;
         }
-        let pool = self.own_pool(parameters);
+        let pool = self.new_pool(parameters.threads, None);
         pools.retain(|_, pool| pool.strong_count() > 0);
         pools.insert(Arc::clone(&parameters.pool), Arc::downgrade(&pool));
         pool
     }
 
+    /// A pool for one queue. How many threads serve that best may be learned.
     pub(super) fn own_pool(&self, parameters: &Parameters) -> Arc<Pool> {
+        let Parameters { threads, most_threads, .. } = *parameters;
+        self.new_pool(threads, (most_threads > threads).then(|| Concurrency::new(threads, most_threads)))
+    }
+
+    fn new_pool(&self, size: usize, learned: Option<Concurrency>) -> Arc<Pool> {
         let state = PoolState {
-            size: parameters.threads,
+            size,
+            learned,
             in_use: 0,
             active: VecDeque::new(),
             alarm: None,
@@ -72,6 +80,8 @@ pub(super) struct Pool {
 
 pub(super) struct PoolState {
     size: usize,
+    /// In place of `size`.
+    learned: Option<Concurrency>,
     in_use: usize,
     /// Queues with requests in them; the next one to be served first.
     pub(super) active: VecDeque<Arc<Queue>>,
@@ -83,12 +93,19 @@ pub(super) struct PoolState {
 
 impl PoolState {
     pub(super) fn has_free_thread(&self) -> bool {
-        self.in_use < self.size.max(1)
+        self.in_use < self.size()
     }
 
-    #[cfg(test)]
+    /// Batches that may run at a time.
     pub(super) fn size(&self) -> usize {
-        self.size
+        self.learned.as_ref().map_or(self.size.max(1), Concurrency::number)
+    }
+
+    /// A request has joined one of the queues.
+    pub(super) fn joined(&mut self) {
+        if let Some(learned) = &mut self.learned {
+            learned.joined(self.in_use);
+        }
     }
 
     fn resize(&mut self, size: usize) {
@@ -185,6 +202,16 @@ fn run_aside(pool: &Arc<Pool>, batch: Batch) {
 
 /// A thread of a pool, in use.
 pub(super) struct Slot(Arc<Pool>);
+
+impl Slot {
+    /// Its batch has run, of requests that joined at these moments.
+    pub(super) fn ran(&self, since: impl Iterator<Item = Instant>) {
+        if let Some(learned) = &mut locked(&self.0.state).learned {
+            let now = now();
+            learned.ran(since.map(|since| now.saturating_duration_since(since)), now);
+        }
+    }
+}
 
 impl Drop for Slot {
     fn drop(&mut self) {

@@ -264,13 +264,13 @@ impl Queue {
     }
 
     /// How many rows each piece of a request is to have, if there is room for it.
-    fn admit(&self, state: &mut QueueState, priority: Priority, rows: usize) -> Result<Vec<usize>, Status> {
+    fn admit(&self, state: &mut QueueState, threads: usize, priority: Priority, rows: usize) -> Result<Vec<usize>, Status> {
         let parameters = &self.parameters;
         match &parameters.low {
             Some(low) if priority == Priority::Low => admit_low(low, state.low_rows, rows).map(|()| vec![rows]),
             _ => {
                 if let Mode::SelfTuning { objective: Some(objective) } = parameters.mode {
-                    let wait = state.times.time_for(state.high_rows / parameters.threads.max(1), now());
+                    let wait = state.times.time_for(state.high_rows / threads.max(1), now());
                     let most = objective.saturating_mul(HOPELESS).max(LEAST_PATIENCE);
                     if wait > most {
                         let message = format!(
@@ -306,15 +306,16 @@ impl Queue {
     ) -> Result<(), Status> {
         let mut pool = locked(&self.pool.state);
         let mut state = locked(&self.state);
-        let mut pieces = self.admit(&mut state, priority, rows);
+        let mut pieces = self.admit(&mut state, pool.size(), priority, rows);
         if pieces.as_ref().is_err_and(|status| status.code == Code::Unavailable) {
             state.purge();
-            pieces = self.admit(&mut state, priority, rows);
+            pieces = self.admit(&mut state, pool.size(), priority, rows);
         }
         let pieces = pieces.inspect_err(|status| {
             state.counters.refused += u64::from(status.code == Code::Unavailable);
         })?;
         let tasks = tasks(&pieces)?;
+        pool.joined();
         state.counters.requests += 1;
         state.counters.rows += rows as u64;
         let was_empty = state.is_empty();
@@ -347,6 +348,7 @@ impl Queue {
     }
 
     pub(super) fn report(&self) -> QueueReport {
+        let batches_at_once = locked(&self.pool.state).size();
         let state = locked(&self.state);
         let Names { inputs, outputs, signature } = &self.names;
         QueueReport {
@@ -358,7 +360,7 @@ impl Queue {
             queued_rows: state.rows(),
             limit: state.size(self, now()),
             timeout: self.timeout(),
-            batches_at_once: self.parameters.threads.max(1),
+            batches_at_once,
         }
     }
 }
