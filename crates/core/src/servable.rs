@@ -340,7 +340,7 @@ impl Servable {
             tokio::select! {
                 biased;
                 outcome = &mut run.thread => return outcome,
-                () = async { tokio::time::sleep(QUEUEING).await; gone.await } => {}
+                () = left_waiting(gone) => {}
             }
             if run.take_back() { Ok(None) } else { (&mut run.thread).await }
         };
@@ -382,7 +382,14 @@ impl LastUse {
 
 /// A run that has waited so long for its thread is not begun if its caller has gone. Before that, a caller that seems to
 /// have gone may only have no more to say.
-pub(crate) const QUEUEING: Duration = Duration::from_millis(100);
+const QUEUEING: Duration = Duration::from_millis(100);
+
+/// Done when a caller has gone who has been waiting for a while. A caller who stays costs no timer.
+pub(crate) async fn left_waiting(gone: impl Future<Output = ()>) {
+    let since = tokio::time::Instant::now();
+    gone.await;
+    tokio::time::sleep_until(since + QUEUEING).await;
+}
 
 /// Does work on one of `threads`, unless its deadline has passed or nobody waits for it any more by the time it could
 /// begin.

@@ -19,6 +19,8 @@ const FEWEST: u32 = 4;
 const MOST: u32 = 12;
 /// A loss that ends a trial after two comparisons.
 const SEVERE: f64 = -0.2;
+/// Nothing is compared with two spans of the usual number that differ by more.
+const STEADY: f64 = 0.5;
 /// Standard errors by which a gain has to be clear.
 const CLEAR: f64 = 2.0;
 /// Spans between two trials: so few at first, twice as many after each one in vain, up to so many.
@@ -106,6 +108,11 @@ impl Concurrency {
         }
     }
 
+    /// How many may run when no other number is tried.
+    pub(super) fn usual(&self) -> usize {
+        self.usual
+    }
+
     /// A request has come, while so many batches are running.
     pub(super) fn joined(&mut self, running: usize) {
         let number = self.number();
@@ -149,8 +156,12 @@ impl Concurrency {
             trial.during = Some(power);
             return;
         };
-        trial.gains.note(during - f64::midpoint(trial.before, power));
-        trial.before = power;
+        let before = std::mem::replace(&mut trial.before, power);
+        // Where the usual number does otherwise than before, it is the load that has changed.
+        if (power - before).abs() > STEADY {
+            return;
+        }
+        trial.gains.note(during - f64::midpoint(before, power));
         let (direction, number) = (trial.direction, trial.number);
         match trial.gains.verdict() {
             Verdict::Better => {

@@ -58,14 +58,8 @@ impl Scheduler {
     }
 
     fn new_pool(&self, size: usize, learned: Option<Concurrency>) -> Arc<Pool> {
-        let state = PoolState {
-            size,
-            learned,
-            in_use: 0,
-            active: VecDeque::new(),
-            alarm: None,
-            is_looked_after: false,
-        };
+        let state =
+            PoolState { size, learned, in_use: 0, active: VecDeque::new(), alarm: None, is_looked_after: false };
         Arc::new(Pool { threads: self.threads.clone(), observer: Arc::clone(&self.observer), state: Mutex::new(state) })
     }
 }
@@ -99,6 +93,11 @@ impl PoolState {
     /// Batches that may run at a time.
     pub(super) fn size(&self) -> usize {
         self.learned.as_ref().map_or(self.size.max(1), Concurrency::number)
+    }
+
+    /// The same, but for trials of another number.
+    pub(super) fn usual_size(&self) -> usize {
+        self.learned.as_ref().map_or(self.size.max(1), Concurrency::usual)
     }
 
     /// A request has joined one of the queues.
@@ -172,6 +171,9 @@ pub(super) async fn look_after(pool: Arc<Pool>) {
     while let Some(batch) = pool.take() {
         if batch.stage() == Stage::Inline {
             batch.run(Stage::Inline);
+            if locked(&pool.state).active.is_empty() {
+                return; // whoever comes next looks
+            }
             // The answers go out first, and what has come in meanwhile joins.
             tokio::task::yield_now().await;
         } else {

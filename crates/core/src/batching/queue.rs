@@ -264,7 +264,13 @@ impl Queue {
     }
 
     /// How many rows each piece of a request is to have, if there is room for it.
-    fn admit(&self, state: &mut QueueState, threads: usize, priority: Priority, rows: usize) -> Result<Vec<usize>, Status> {
+    fn admit(
+        &self,
+        state: &mut QueueState,
+        threads: usize,
+        priority: Priority,
+        rows: usize,
+    ) -> Result<Vec<usize>, Status> {
         let parameters = &self.parameters;
         match &parameters.low {
             Some(low) if priority == Priority::Low => admit_low(low, state.low_rows, rows).map(|()| vec![rows]),
@@ -306,12 +312,7 @@ impl Queue {
     ) -> Result<(), Status> {
         let mut pool = locked(&self.pool.state);
         let mut state = locked(&self.state);
-        let mut pieces = self.admit(&mut state, pool.size(), priority, rows);
-        if pieces.as_ref().is_err_and(|status| status.code == Code::Unavailable) {
-            state.purge();
-            pieces = self.admit(&mut state, pool.size(), priority, rows);
-        }
-        let pieces = pieces.inspect_err(|status| {
+        let pieces = self.admit(&mut state, pool.size(), priority, rows).inspect_err(|status| {
             state.counters.refused += u64::from(status.code == Code::Unavailable);
         })?;
         let tasks = tasks(&pieces)?;
@@ -348,7 +349,7 @@ impl Queue {
     }
 
     pub(super) fn report(&self) -> QueueReport {
-        let batches_at_once = locked(&self.pool.state).size();
+        let batches_at_once = locked(&self.pool.state).usual_size();
         let state = locked(&self.state);
         let Names { inputs, outputs, signature } = &self.names;
         QueueReport {

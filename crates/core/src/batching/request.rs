@@ -15,7 +15,7 @@ use super::pool::{Scheduler, locked, look_aside, now};
 use super::queue::{Names, Queue, QueueState, Task, waited_too_long};
 use super::report::QueueReport;
 use crate::predict::Call;
-use crate::servable::{Caller, QUEUEING, Servable, Terms, timed_out};
+use crate::servable::{Caller, Servable, Terms, left_waiting, timed_out};
 use crate::signature::Endpoint;
 use crate::status::{Code, Status};
 use crate::tensor::Tensor;
@@ -177,7 +177,7 @@ impl Joined {
             tokio::select! {
                 biased;
                 outcome = &mut pieces => return outcome,
-                () = async { tokio::time::sleep(QUEUEING).await; gone.await } => {}
+                () = left_waiting(gone) => {}
             }
             if has_begun() {
                 return pieces.await;
