@@ -99,9 +99,10 @@ pub fn json_predict(body: &[u8]) {
 
 fn check_predict(body: &[u8], dialect: Dialect) {
     let Some(document) = document(body, dialect) else {
-        return;
+        return check_early(body, dialect, &signatures()[0]);
     };
     for signature in signatures() {
+        check_early(body, dialect, signature);
         match BOUND.check(body.len(), || document.inputs(signature, &LIMITS)) {
             Err(status) => check_refusal(&status),
             Ok((format, named)) => {
@@ -112,6 +113,18 @@ fn check_predict(body: &[u8], dialect: Dialect) {
             }
         }
     }
+}
+
+/// A body that is read for a signature from the beginning gives what it gives otherwise.
+fn check_early(body: &[u8], dialect: Dialect, signature: &Signature) {
+    let contents = |document: Document<'_>| {
+        let inputs = document.inputs(signature, &LIMITS);
+        inputs.map(|(_, named)| named.iter().map(|(_, tensor)| Contents::of(tensor)).collect::<Vec<_>>())
+    };
+    let by_name = |_: &str| Some(signature);
+    let early = BOUND.check(body.len(), || Document::parse_for(body, dialect, &LIMITS, &by_name));
+    let late = Document::parse(body, dialect, &LIMITS);
+    assert_eq!(early.and_then(contents), late.and_then(contents), "{}", String::from_utf8_lossy(body));
 }
 
 fn check_printing(format: Format, dialect: Dialect, named: &Named, signature: &Signature) {

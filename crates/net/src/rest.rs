@@ -43,6 +43,8 @@ pub(crate) type RestResponse = Response<Full<Bytes>>;
 const LONGEST_MESSAGE: usize = 64 << 10;
 /// Most room that is made on a declaration alone.
 const BODY_ROOM: usize = 16 << 20;
+/// Bodies from this size on are read for the signature that they are probably for.
+const WORTH_GUESSING: usize = 4 << 10;
 
 /// Answers one request.
 pub(crate) async fn handle(
@@ -323,7 +325,11 @@ fn read_predict(
     body: &[u8],
 ) -> Result<(Arc<Servable>, Call, Format), Status> {
     let limits = &app.settings.limits;
-    let document = Document::parse(body, app.settings.dialect, limits)?;
+    // Whom it is for counts only once it is known to be JSON; but a long one is read faster if that can be guessed.
+    let is_long = body.len() >= WORTH_GUESSING;
+    let guess = is_long.then(|| app.routes.current().resolve(&target.name, &target.choice).ok()).flatten();
+    let signatures = |name: &str| guess.as_ref()?.signature(name);
+    let document = Document::parse_for(body, app.settings.dialect, limits, &signatures)?;
     let signature_name = document.signature_name()?;
     let servable = app.resolve(exchange, Right::Predict, &target.name, &target.choice)?;
     let signature = servable.signature(signature_name.as_deref().unwrap_or_default()).ok_or_else(|| {

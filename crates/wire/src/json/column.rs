@@ -8,7 +8,7 @@ use servable_core::signature::Slot;
 use servable_core::status::Status;
 use servable_core::tensor::{AlignedBytes, PackedStrings, Shape, Tensor, aligned_bytes};
 
-use crate::json::number;
+use crate::json::number::{self, Decimal};
 use crate::json::scan::Scanner;
 use crate::json::text;
 use crate::json::walk::{Outline, Stop};
@@ -37,9 +37,11 @@ impl Leaves {
     }
 
     /// Converts the leaf that comes next. `false`, and nothing added, if the type has no such value.
-    // Inlined with a constant type, only one arm of the match is left.
+    ///
+    /// Text that nobody has looked at before is valid if this could; but not everything that is valid is converted then.
+    // Inlined with constants, only one arm of the match is left.
     #[inline(always)]
-    pub(super) fn push(&mut self, dtype: DataType, scanner: &mut Scanner<'_>) -> bool {
+    pub(super) fn push(&mut self, dtype: DataType, text: Text, scanner: &mut Scanner<'_>) -> bool {
         macro_rules! integer {
             ($read:ident as $type:ty) => {{
                 let Some((number, length)) = number::integral(scanner.rest()) else {
@@ -54,17 +56,21 @@ impl Leaves {
             }};
         }
         macro_rules! real {
-            ($type:ty) => {{
-                let Some((value, length)) = number::real(scanner.rest()) else {
+            ($type:ty, $read:ident) => {{
+                let value = if let Some(decimal) = Decimal::read(scanner.rest()) {
+                    scanner.advance(decimal.length);
+                    decimal.$read()
+                } else if let Some(value) = unusual_real(text, scanner) {
+                    value as $type
+                } else {
                     return false;
                 };
-                scanner.advance(length);
-                self.numbers.extend_from_slice(&(value as $type).to_le_bytes());
+                self.numbers.extend_from_slice(&value.to_le_bytes());
             }};
         }
         match dtype {
-            DataType::Float => real!(f32),
-            DataType::Double => real!(f64),
+            DataType::Float => real!(f32, float),
+            DataType::Double => real!(f64, double),
             DataType::Int8 => integer!(signed as i8),
             DataType::Int16 => integer!(signed as i16),
             DataType::Int32 => integer!(signed as i32),
@@ -72,7 +78,7 @@ impl Leaves {
             DataType::Uint8 => integer!(unsigned as u8),
             DataType::Uint32 => integer!(unsigned as u32),
             DataType::Uint64 => integer!(unsigned as u64),
-            DataType::Bool => {
+            DataType::Bool if text == Text::Valid => {
                 let value = scanner.peek() == b't';
                 if !value && scanner.peek() != b'f' {
                     return false;
@@ -80,7 +86,7 @@ impl Leaves {
                 scanner.advance(if value { 4 } else { 5 });
                 self.numbers.push(u8::from(value));
             }
-            DataType::String => return self.push_string(scanner),
+            DataType::String if text == Text::Valid || scanner.peek() == b'"' => return self.push_string(scanner),
             _ => return false,
         }
         true
@@ -113,6 +119,27 @@ impl Leaves {
     }
 }
 
+/// The number that comes next. In text that nobody has looked at before, none of those that are not finite.
+#[cold]
+fn unusual_real(text: Text, scanner: &mut Scanner<'_>) -> Option<f64> {
+    let mut number = scanner.rest();
+    if text == Text::Unseen {
+        let mut ahead = scanner.clone();
+        ahead.number().ok()?;
+        number = ahead.since(scanner.at());
+    }
+    let (value, length) = number::real(number)?;
+    scanner.advance(length);
+    (text == Text::Valid || value.is_finite()).then_some(value)
+}
+
+/// Whether text is known to be JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Text {
+    Valid,
+    Unseen,
+}
+
 /// The values of one input and the shape they agree on.
 pub(super) struct Column<'a> {
     slot: &'a Slot,
@@ -130,19 +157,33 @@ impl<'a> Column<'a> {
     }
 
     /// Reads one value.
-    pub(super) fn read(&mut self, scanner: &mut Scanner<'_>) -> Result<(), Stop> {
+    #[inline]
+    pub(super) fn read(&mut self, text: Text, scanner: &mut Scanner<'_>) -> Result<(), Stop> {
+        match text {
+            Text::Valid => self.read_as::<true>(scanner),
+            Text::Unseen => self.read_as::<false>(scanner),
+        }
+    }
+
+    fn read_as<const IS_VALID: bool>(&mut self, scanner: &mut Scanner<'_>) -> Result<(), Stop> {
+        let text = const { if IS_VALID { Text::Valid } else { Text::Unseen } };
         let Self { slot, outline, leaves, max_elements } = self;
         macro_rules! for_each {
             ($($dtype:ident)*) => {
                 match slot.dtype {
                     $(Some(DataType::$dtype) => {
-                        outline.walk(scanner, *max_elements, |scanner| leaves.push(DataType::$dtype, scanner))
+                        outline.walk(scanner, *max_elements, |scanner| leaves.push(DataType::$dtype, text, scanner))
                     })*
                     _ => outline.walk(scanner, *max_elements, |_| false),
                 }
             };
         }
         for_each!(Float Double Int8 Int16 Int32 Int64 Uint8 Uint32 Uint64 Bool String)
+    }
+
+    /// How many lists are in one another.
+    pub(super) fn depth(&self) -> usize {
+        self.outline.sizes().len()
     }
 
     /// The tensor of all that was read; with `rows`, that many values were read and make up its first dimension.

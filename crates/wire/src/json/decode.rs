@@ -5,7 +5,7 @@ use servable_core::signature::{Signature, Slot};
 use servable_core::status::Status;
 use servable_core::tensor::Tensor;
 
-use crate::json::column::Column;
+use crate::json::column::{Column, Text};
 use crate::json::document::{Document, Member};
 use crate::json::explain;
 use crate::json::scan::{Members, Scanner};
@@ -22,7 +22,7 @@ pub enum Format {
 }
 
 /// Tensors by input name.
-type Named = Vec<(String, Tensor)>;
+pub(super) type Named = Vec<(String, Tensor)>;
 
 impl Document<'_> {
     /// The tensors of a predict request, typed as `signature` says and shaped as their text is.
@@ -34,10 +34,12 @@ impl Document<'_> {
             let name = self.signature_name()?.unwrap_or_else(|| "DEFAULT".to_owned());
             return Err(Status::invalid_argument(format!("Failed to get input map for signature: {name}")));
         }
+        let early = self.early.as_ref().filter(|early| std::ptr::eq(early.signature, signature));
         match (self.instances, self.inputs) {
             (Some(_), Some(_)) => {
                 Err(self.wrong("Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "))
             }
+            (Some(_), None) | (None, Some(_)) if let Some(early) = early => Ok((early.format, early.named.clone())),
             (Some(instances), None) => Ok((Format::Row, self.rows(instances, signature, limits)?)),
             (None, Some(inputs)) => Ok((Format::Column, columns(inputs, signature, limits)?)),
             (None, None) => Err(Status::invalid_argument("Missing 'inputs' or 'instances' key")),
@@ -66,6 +68,55 @@ impl Document<'_> {
     }
 }
 
+/// What was read in the first pass over a document.
+#[derive(Debug)]
+pub(super) struct Early<'a> {
+    signature: &'a Signature,
+    format: Format,
+    named: Named,
+}
+
+impl<'a> Early<'a> {
+    /// Reads the value of `instances` or `inputs`, which nobody has looked at before, as the inputs of a signature. What is
+    /// not as most requests are is left to later passes, which know what to say of it: then there is nothing, and the
+    /// scanner is somewhere. `max_depth` counts the brackets that may be open at a time.
+    pub(super) fn read(
+        format: Format,
+        scanner: &mut Scanner<'a>,
+        signature: &'a Signature,
+        limits: &Limits,
+        max_depth: usize,
+    ) -> Option<Self> {
+        // Most numbers take more than this, and there is a blank between them.
+        const BYTES_A_NUMBER: usize = 8;
+        if scanner.peek() != b'[' {
+            return None;
+        }
+        let expected = scanner.rest().len() / BYTES_A_NUMBER / signature.inputs.len().max(1);
+        let mut columns: Vec<_> = signature.inputs.iter().map(|slot| Column::new(slot, expected, limits)).collect();
+        let mut ahead = scanner.clone();
+        ahead.advance(1);
+        ahead.whitespace();
+        let (rows, depth) = match (&mut *columns, ahead.peek()) {
+            (_, b'{') if format == Format::Row && is_named_inputs(ahead.rest()) => {
+                let rows = read_object_rows(Text::Unseen, scanner, signature, &mut columns).ok()?;
+                scanner.take(b']').then_some((Some(rows), 2))?
+            }
+            (_, b']') => return None,
+            ([only], _) => {
+                only.read(Text::Unseen, scanner).ok()?;
+                (None, 0)
+            }
+            _ => return None,
+        };
+        if columns.iter().any(|column| depth + column.depth() > max_depth) {
+            return None;
+        }
+        let named = columns.into_iter().map(|column| column.finish(rows)).collect::<Result<_, _>>().ok()?;
+        Some(Self { signature, format, named })
+    }
+}
+
 /// Whether an object starts here whose members are inputs, rather than one that stands for bytes.
 pub(super) fn is_named_inputs(text: &[u8]) -> bool {
     text.first() == Some(&b'{') && base64_object(text).is_none()
@@ -85,7 +136,7 @@ fn whole(
     explain: impl FnOnce() -> Status,
 ) -> Result<(String, Tensor), Status> {
     let mut column = Column::new(slot, value.scalars, limits);
-    match column.read(&mut Scanner::new(value.text)) {
+    match column.read(Text::Valid, &mut Scanner::new(value.text)) {
         Ok(()) => column.finish(None),
         Err(Stop::TooMany) => Err(column.too_many()),
         Err(Stop::Misfit) => Err(explain()),
@@ -96,15 +147,17 @@ fn object_rows(instances: Member<'_>, signature: &Signature, limits: &Limits) ->
     let expected = instances.scalars / signature.inputs.len();
     let mut columns: Vec<Column<'_>> =
         signature.inputs.iter().map(|slot| Column::new(slot, expected, limits)).collect();
-    match read_object_rows(&mut Scanner::new(instances.text), signature, &mut columns) {
+    match read_object_rows(Text::Valid, &mut Scanner::new(instances.text), signature, &mut columns) {
         Ok(rows) => columns.into_iter().map(|column| column.finish(Some(rows))).collect(),
         Err((Stop::TooMany, position)) => Err(columns[position].too_many()),
         Err((Stop::Misfit, _)) => Err(explain::object_rows(signature, instances.text)),
     }
 }
 
-/// Fills `columns`, which are the signature's inputs; returns how many rows there are, or who stopped it.
+/// Fills `columns`, which are the signature's inputs; returns how many rows there are, or who stopped it. The bracket that
+/// ends the rows is not looked at.
 fn read_object_rows(
+    text: Text,
     scanner: &mut Scanner<'_>,
     signature: &Signature,
     columns: &mut [Column<'_>],
@@ -120,23 +173,30 @@ fn read_object_rows(
             return Err(MISFIT);
         }
         let mut missing = columns.len();
+        let mut is_first = true;
         loop {
             scanner.whitespace();
             if scanner.take(b'}') {
                 break;
             }
-            scanner.take(b',');
+            if !is_first && !scanner.take(b',') {
+                return Err(MISFIT);
+            }
+            is_first = false;
             scanner.whitespace();
             let name = scanner.member_name().map_err(|_| MISFIT)?;
             let position = position(signature, name).ok_or(MISFIT)?;
             if filled[position] > rows {
+                if text == Text::Unseen {
+                    return Err(MISFIT);
+                }
                 // The first of several members with one name counts.
                 scanner.value(usize::MAX).map_err(|_| MISFIT)?;
                 continue;
             }
             filled[position] = rows + 1;
             missing -= 1;
-            columns[position].read(scanner).map_err(|stop| (stop, position))?;
+            columns[position].read(text, scanner).map_err(|stop| (stop, position))?;
         }
         rows += 1;
         if missing > 0 {

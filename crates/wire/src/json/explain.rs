@@ -9,7 +9,7 @@ use servable_core::signature::{Signature, Slot};
 use servable_core::status::Status;
 use servable_core::tensor::MAX_RANK;
 
-use crate::json::column::{Leaves, is_convertible, tensor_parsing_error, type_name};
+use crate::json::column::{Leaves, Text, is_convertible, tensor_parsing_error, type_name};
 use crate::json::decode::{is_named_inputs, position};
 use crate::json::dump::dump;
 use crate::json::scan::{Elements, Members, Scanner};
@@ -169,7 +169,7 @@ fn check_leaf(dtype: Option<DataType>, leaf: &[u8], scratch: &mut Leaves) -> Res
         return Err(Status::unimplemented(message));
     };
     scratch.clear();
-    if scratch.push(known, &mut Scanner::new(leaf)) {
+    if scratch.push(known, Text::Valid, &mut Scanner::new(leaf)) {
         return Ok(());
     }
     let is_object = leaf.first() == Some(&b'{');

@@ -29,7 +29,7 @@ mod tests;
 
 pub use decode::Format;
 pub use dialect::Dialect;
-pub use document::Document;
+pub use document::{Document, Signatures};
 pub use dump::dump;
 pub use examples::write_computed;
 pub use status::{write_error, write_metadata, write_status};

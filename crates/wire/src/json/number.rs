@@ -1,10 +1,13 @@
-//! Numbers from text that is known to be valid JSON.
+//! Numbers from text.
 
 /// Powers of ten that a double holds exactly.
 const EXACT_POWERS: [f64; 23] = [
     1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20,
     1e21, 1e22,
 ];
+
+/// Integers up to this are doubles.
+const EXACT_INTEGERS: u64 = 1 << 53;
 
 /// No digits beyond these may be summed up without a look at overflow.
 const SAFE_DIGITS: usize = 19;
@@ -26,13 +29,13 @@ impl Integral {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn byte(text: &[u8], at: usize) -> u8 {
     text.get(at).copied().unwrap_or(0)
 }
 
 /// Eight bytes from `at` on, as a word whose lowest byte comes first, and how many digits they begin with.
-#[inline]
+#[inline(always)]
 fn digit_block(text: &[u8], at: usize) -> Option<(u64, usize)> {
     const ONES: u64 = u64::MAX / 255;
     let word = u64::from_le_bytes(*text.get(at..)?.first_chunk()?);
@@ -60,7 +63,7 @@ pub(super) fn digits_end(text: &[u8], mut at: usize) -> usize {
 /// Sums up the digits from `at` on, modulo 2^64; returns where they end.
 ///
 /// A branch per digit would be mispredicted at the end of nearly every number; a block of up to eight takes none.
-#[inline]
+#[inline(always)]
 fn digits(text: &[u8], mut at: usize, sum: &mut u64) -> usize {
     const SCALES: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
     while let Some((word, count)) = digit_block(text, at) {
@@ -74,7 +77,7 @@ fn digits(text: &[u8], mut at: usize, sum: &mut u64) -> usize {
         let eight = (fours.wrapping_mul(10_000) + (fours >> 32)) & 0xFFFF_FFFF;
         *sum = sum.wrapping_mul(SCALES[count]).wrapping_add(eight);
         at += count;
-        if count < 8 {
+        if count < 8 || !byte(text, at).is_ascii_digit() {
             return at;
         }
     }
@@ -94,14 +97,14 @@ fn few_digits(text: &[u8], mut at: usize, sum: &mut u64) -> usize {
     }
 }
 
-/// The integral number that `text` begins with, and its length.
+/// The integral number that `text` begins with, if it is one in JSON too, and its length.
 #[inline]
 pub(super) fn integral(text: &[u8]) -> Option<(Integral, usize)> {
     let minus = byte(text, 0) == b'-';
     let start = usize::from(minus);
     let mut magnitude = 0;
     let end = digits(text, start, &mut magnitude);
-    if end == start || matches!(byte(text, end), b'.' | b'e' | b'E') {
+    if end == start || matches!(byte(text, end), b'.' | b'e' | b'E') || has_idle_zero(text, start, end) {
         return None;
     }
     if end - start > SAFE_DIGITS {
@@ -112,30 +115,105 @@ pub(super) fn integral(text: &[u8]) -> Option<(Integral, usize)> {
     fits.then_some((number, end))
 }
 
-/// The number that `text` begins with, correctly rounded, and its length.
+/// Whether the digits from `start` on begin with a zero that JSON has no place for.
+#[inline]
+fn has_idle_zero(text: &[u8], start: usize, end: usize) -> bool {
+    byte(text, start) == b'0' && end - start > 1
+}
+
+/// A number without exponent, and with so few digits that they are an integer of 64 bits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Decimal<'a> {
+    /// The number, and what follows it.
+    text: &'a [u8],
+    pub(super) length: usize,
+    negative: bool,
+    digits: u64,
+    /// Digits of the fraction.
+    places: usize,
+}
+
+impl<'a> Decimal<'a> {
+    /// What `text` begins with, if it is such a number, in JSON too. A zero is the whole of an integer: no digit follows it
+    /// there.
+    // This is where the time goes that is spent on a body of numbers.
+    #[inline(always)]
+    pub(super) fn read(text: &'a [u8]) -> Option<Self> {
+        let negative = byte(text, 0) == b'-';
+        let start = usize::from(negative);
+        let first = byte(text, start).wrapping_sub(b'0');
+        if first > 9 {
+            return None;
+        }
+        let mut sum = u64::from(first);
+        let mut point = start + 1;
+        if first > 0 {
+            point = few_digits(text, point, &mut sum);
+        }
+        let mut length = point;
+        let mut places = 0;
+        if byte(text, point) == b'.' {
+            length = digits(text, point + 1, &mut sum);
+            places = length - point - 1;
+            if places == 0 {
+                return None;
+            }
+        }
+        let has_exponent = matches!(byte(text, length), b'e' | b'E');
+        let is_known = length - start <= SAFE_DIGITS && !has_exponent;
+        is_known.then_some(Self { text, length, negative, digits: sum, places })
+    }
+
+    /// Correctly rounded.
+    #[inline]
+    pub(super) fn double(&self) -> f64 {
+        if self.digits <= EXACT_INTEGERS { self.signed(self.quotient()) } else { self.parsed() }
+    }
+
+    /// The double, rounded once more.
+    #[inline]
+    pub(super) fn float(&self) -> f32 {
+        if self.digits <= EXACT_INTEGERS || self.is_clear() {
+            return self.signed(self.quotient()) as f32;
+        }
+        self.parsed() as f32
+    }
+
+    /// Clinger: where both operands are exact, one operation rounds once.
+    #[inline]
+    fn quotient(&self) -> f64 {
+        if self.places == 0 { self.digits as f64 } else { self.digits as f64 / EXACT_POWERS[self.places] }
+    }
+
+    /// Whether a quotient that was rounded twice, and is off by two units in the last place at most, is on the same side as
+    /// the right one of the middle between two floats. It is none of the smallest floats, which have middles elsewhere: it
+    /// has more digits than a double.
+    #[inline]
+    fn is_clear(&self) -> bool {
+        const BELOW_FLOATS: u64 = (1 << (f64::MANTISSA_DIGITS - f32::MANTISSA_DIGITS)) - 1;
+        const MIDDLE: u64 = BELOW_FLOATS / 2 + 1;
+        (self.quotient().to_bits() & BELOW_FLOATS).abs_diff(MIDDLE) > 2
+    }
+
+    /// The original loses the sign of an integral zero.
+    #[inline]
+    fn signed(&self, value: f64) -> f64 {
+        if self.negative && (self.digits != 0 || self.places != 0) { -value } else { value }
+    }
+
+    #[cold]
+    fn parsed(&self) -> f64 {
+        parsed(self.text, self.length).map_or(f64::NAN, |(value, _)| value)
+    }
+}
+
+/// The number that `text`, which is known to be valid, begins with, correctly rounded; and its length.
 #[inline]
 pub(super) fn real(text: &[u8]) -> Option<(f64, usize)> {
-    let negative = byte(text, 0) == b'-';
-    let start = usize::from(negative);
-    let mut mantissa = 0;
-    let point = few_digits(text, start, &mut mantissa);
-    let mut end = point;
-    let mut places = 0;
-    if byte(text, end) == b'.' {
-        end = digits(text, point + 1, &mut mantissa);
-        places = end - point - 1;
+    match Decimal::read(text) {
+        Some(decimal) => Some((decimal.double(), decimal.length)),
+        None => any_real(text),
     }
-    let is_plain = point > start && !matches!(byte(text, end), b'e' | b'E');
-    if !is_plain {
-        return any_real(text);
-    }
-    if end - start > SAFE_DIGITS || mantissa > 1 << 53 {
-        return parsed(text, end);
-    }
-    // Clinger: both operands are exact, so one operation rounds once. The original loses the sign of an integral zero.
-    let value = if places == 0 { mantissa as f64 } else { mantissa as f64 / EXACT_POWERS[places] };
-    let keeps_sign = negative && (mantissa != 0 || places != 0);
-    Some((if keeps_sign { -value } else { value }, end))
 }
 
 /// The same for numbers of all kinds.
@@ -221,9 +299,9 @@ mod tests {
         };
         for _ in 0..100_000 {
             let mut text = if below(2) == 0 { "-" } else { "" }.to_owned();
-            for _ in 0..=below(12) {
-                text.push(char::from(b'0' + below(10) as u8));
-            }
+            let integer: String = (0..=below(12)).map(|_| char::from(b'0' + below(10) as u8)).collect();
+            let significant = integer.trim_start_matches('0');
+            text += if significant.is_empty() { "0" } else { significant };
             if below(4) > 0 {
                 text.push('.');
                 for _ in 0..=below(20) {
@@ -239,6 +317,41 @@ mod tests {
             let wanted = if is_integral_zero { 0.0 } else { wanted };
             let (value, length) = real(format!("{text}]    ").as_bytes()).expect("a number");
             assert_eq!((value.to_bits(), length), (wanted.to_bits(), text.len()), "{text}");
+            if let Some(decimal) = Decimal::read(text.as_bytes()) {
+                assert_eq!(decimal.float().to_bits(), (wanted as f32).to_bits(), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn floats_are_rounded_as_their_doubles_are() {
+        let mut seen = 0;
+        for bits in (0x3580_0000_u32..0x4F80_0000).step_by(9_973) {
+            let (low, high) = (f64::from(f32::from_bits(bits)), f64::from(f32::from_bits(bits + 1)));
+            let middle = f64::midpoint(low, high);
+            for step in -4_i64..=4 {
+                let near = f64::from_bits(middle.to_bits().wrapping_add_signed(step));
+                let places = 18_usize.saturating_sub(near.log10().max(0.0) as usize + 1);
+                let text = format!("{near:.places$}");
+                let Some(decimal) = Decimal::read(text.as_bytes()) else { continue };
+                seen += 1;
+                let wanted: f64 = text.parse().expect("a number");
+                assert_eq!(decimal.float().to_bits(), (wanted as f32).to_bits(), "{text}");
+            }
+        }
+        assert!(seen > 100_000, "{seen}");
+    }
+
+    #[test]
+    fn what_json_has_no_place_for_is_no_number() {
+        for text in ["1.", "1.e5", ".5", "-", "-.5", "+1", ""] {
+            assert!(Decimal::read(text.as_bytes()).is_none(), "{text}");
+            assert_eq!(integral(text.as_bytes()), None, "{text}");
+        }
+        for text in ["01", "-00.5", "00"] {
+            let zero = Decimal::read(text.as_bytes()).expect("a zero");
+            assert!(text.len() > zero.length && zero.double() == 0.0, "{text}");
+            assert_eq!(integral(text.as_bytes()), None, "{text}");
         }
     }
 

@@ -126,6 +126,17 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    /// Steps over a comma, and the blanks around it, if one comes next.
+    #[inline]
+    pub(super) fn comma(&mut self) -> bool {
+        self.whitespace();
+        let taken = self.take(b',');
+        if taken {
+            self.whitespace();
+        }
+        taken
+    }
+
     fn error<T>(&self, reason: Reason) -> Scanned<T> {
         Err(SyntaxError { reason, offset: self.at })
     }
@@ -281,7 +292,7 @@ impl<'a> Scanner<'a> {
         Some(code)
     }
 
-    fn number(&mut self) -> Scanned {
+    pub(super) fn number(&mut self) -> Scanned {
         let start = self.at;
         self.take(b'-');
         match self.peek() {

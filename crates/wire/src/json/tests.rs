@@ -28,10 +28,30 @@ fn signature(inputs: &[(&str, DataType)]) -> Signature {
     Signature::new("serving_default".into(), String::new(), inputs.iter().map(slot).collect(), Vec::new())
 }
 
-fn decode(body: &[u8], signature: &Signature, limits: &Limits) -> Result<(Format, Vec<(String, Tensor)>), Status> {
-    let document = Document::parse(body, Dialect::Original, limits)?;
-    document.signature_name()?;
-    document.inputs(signature, limits)
+type Decoded = Result<(Format, Vec<(String, Tensor)>), Status>;
+
+/// In either way, which have to agree: in the pass that looks whether it is JSON, and afterwards.
+fn decode(body: &[u8], signature: &Signature, limits: &Limits) -> Decoded {
+    let read = |document: Document<'_>| {
+        document.signature_name()?;
+        document.inputs(signature, limits)
+    };
+    let late = Document::parse(body, Dialect::Original, limits).and_then(read);
+    let early = Document::parse_for(body, Dialect::Original, limits, &|_| Some(signature)).and_then(read);
+    assert_eq!(contents(&early), contents(&late), "{}", String::from_utf8_lossy(body));
+    late
+}
+
+type Contents<'a> = (&'a str, DataType, &'a Shape, &'a [u8], Vec<Vec<u8>>);
+
+fn contents(decoded: &Decoded) -> Result<Vec<Contents<'_>>, &Status> {
+    fn of((name, tensor): &(String, Tensor)) -> Contents<'_> {
+        let strings = tensor.string_values();
+        let strings =
+            strings.map_or_else(Vec::new, |values| (0..values.len()).map(|index| values.get(index).into()).collect());
+        (name, tensor.dtype(), tensor.shape(), tensor.bytes(), strings)
+    }
+    decoded.as_ref().map(|(_, tensors)| tensors.iter().map(of).collect())
 }
 
 /// Tensors for the bytes of a request, by dtypes, under the default limits.

@@ -34,7 +34,8 @@ impl Outline {
         &self.sizes
     }
 
-    /// Reads one value. `leaf` reads what is no list, and says whether it could.
+    /// Reads one value. `leaf` reads what is no list, and says whether it could. If this could not, the scanner has not moved.
+    // The place in the text is kept in a register: a local scanner, and one call of `leaf`, so that it is inlined.
     #[inline]
     pub(super) fn walk<'a>(
         &mut self,
@@ -42,52 +43,63 @@ impl Outline {
         max_leaves: usize,
         mut leaf: impl FnMut(&mut Scanner<'a>) -> bool,
     ) -> Result<(), Stop> {
-        // Elements so far of each list around the current one, and of the current one.
-        let mut outer: SmallVec<[i64; 8]> = SmallVec::new();
-        let mut inner: Option<i64> = None;
-        'value: loop {
-            let level = outer.len() + usize::from(inner.is_some());
-            if scanner.peek() == b'[' {
+        let mut text = scanner.clone();
+        // Elements so far of each list that is open.
+        let mut counts: SmallVec<[i64; 8]> = SmallVec::new();
+        loop {
+            let level = counts.len();
+            if text.peek() == b'[' {
                 self.enter(level)?;
-                scanner.advance(1);
-                scanner.whitespace();
-                if scanner.peek() != b']' {
-                    if let Some(count) = inner.replace(0) {
-                        outer.push(count);
-                    }
-                    continue 'value;
+                text.advance(1);
+                text.whitespace();
+                if !text.take(b']') {
+                    counts.push(0);
+                    continue;
                 }
-                scanner.advance(1);
+                self.has_rank(level + 1)?;
                 self.leave(level, 0)?;
-                if *self.rank.get_or_insert(level + 1) != level + 1 {
-                    return Err(Stop::Misfit);
-                }
             } else {
-                if self.leaves == max_leaves {
-                    return Err(Stop::TooMany);
+                self.has_rank(level)?;
+                let mut read = 0;
+                loop {
+                    if self.leaves + read == max_leaves {
+                        return Err(Stop::TooMany);
+                    }
+                    if !leaf(&mut text) {
+                        return Err(Stop::Misfit);
+                    }
+                    read += 1;
+                    if level == 0 || !text.comma() {
+                        break;
+                    }
                 }
-                if *self.rank.get_or_insert(level) != level || !leaf(scanner) {
-                    return Err(Stop::Misfit);
+                self.leaves += read;
+                if let Some(count) = counts.last_mut() {
+                    *count += read as i64 - 1;
                 }
-                self.leaves += 1;
             }
             loop {
-                let Some(count) = &mut inner else {
+                let Some(count) = counts.last_mut() else {
+                    *scanner = text;
                     return Ok(());
                 };
                 *count += 1;
-                scanner.whitespace();
-                if scanner.take(b',') {
-                    scanner.whitespace();
-                    continue 'value;
+                if text.comma() {
+                    break;
                 }
-                if !scanner.take(b']') {
+                if !text.take(b']') {
                     return Err(Stop::Misfit);
                 }
-                self.leave(outer.len(), *count)?;
-                inner = outer.pop();
+                let count = *count;
+                counts.truncate(counts.len() - 1);
+                self.leave(counts.len(), count)?;
             }
         }
+    }
+
+    /// All leaves, and all lists without elements, are at the same level.
+    fn has_rank(&mut self, rank: usize) -> Result<(), Stop> {
+        if *self.rank.get_or_insert(rank) == rank { Ok(()) } else { Err(Stop::Misfit) }
     }
 
     /// A list opens at `level`.
