@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use bytes::Buf;
 use prost::DecodeError;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 use servable_core::Status;
@@ -78,6 +79,9 @@ impl<'a> Fields<'a> {
 
     fn read(&mut self) -> Result<Option<(u32, Field<'a>)>, Malformed> {
         while !self.0.is_empty() {
+            if let Some(brief) = self.read_brief() {
+                return Ok(Some(brief));
+            }
             let (number, wire_type) = decode_key(&mut self.0)?;
             let field = match wire_type {
                 WireType::Varint => Field::Varint(decode_varint(&mut self.0)?),
@@ -95,6 +99,26 @@ impl<'a> Fields<'a> {
             return Ok(Some((number, field)));
         }
         Ok(None)
+    }
+
+    /// The field that comes next, if a byte is enough for each of its key and its length or value, as for most fields of
+    /// small messages; and if both are in one piece. Otherwise nothing is read.
+    #[inline]
+    fn read_brief(&mut self) -> Option<(u32, Field<'a>)> {
+        const LAST: u8 = 0x7F;
+        let [key @ 8..=LAST, value @ ..=LAST, ..] = *self.0.chunk() else { return None };
+        let number = u32::from(key >> 3);
+        match WireType::try_from(u64::from(key & 7)) {
+            Ok(WireType::Varint) => {
+                self.0.advance(2);
+                Some((number, Field::Varint(u64::from(value))))
+            }
+            Ok(WireType::LengthDelimited) if self.0.len() - 2 >= usize::from(value) => {
+                self.0.advance(2);
+                Some((number, Field::Bytes(self.0.split_to(usize::from(value))?)))
+            }
+            _ => None,
+        }
     }
 
     fn take(&mut self, length: usize) -> Result<Span<'a>, Malformed> {
