@@ -119,7 +119,7 @@ class WarmupOptions:
 
 @dataclass(frozen=True)
 class RequestLogOptions:
-    """How files of the request log are kept; 0 for no limit."""
+    """Who takes the records of the request log, and how files of them are kept; 0 for no limit."""
 
     file_bytes: int = 64 << 20
     """Size at which the next file is begun."""
@@ -127,6 +127,10 @@ class RequestLogOptions:
     """Age at which a file is finished."""
     keep_bytes: int = 1 << 30
     """What the finished files of one prefix may take together."""
+    collectors: Mapping[str, str] = field(default_factory=dict)
+    """Import strings of collectors by type, beside our own: those that may be named."""
+    roots: tuple[str, ...] = ()
+    """Folders and URLs below which records may go; none for anywhere."""
 
 
 @dataclass(frozen=True)

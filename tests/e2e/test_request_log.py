@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from tensorflow_serving.apis import classification_pb2, inference_pb2, regressio
 
 from tests.e2e.grpc_client import Grpc, array, code_of, predict_request, tensor
 from tests.e2e.rest_client import Rest
-from tests.e2e.server import MODELS, ServerProcess, wait_until
+from tests.e2e.server import MODELS, ServerProcess, run_to_end, wait_until
 from tests.e2e.test_warmup import CLASSIFY, REGRESS, example, over_examples, read
 
 EXAMPLES = MODELS / "ex"
@@ -34,10 +36,16 @@ def config(logging: str, base_path: Path = EXAMPLES, name: str = "half") -> str:
     )
 
 
-def started(folder: Path, text: str, *flags: str) -> ServerProcess:
+def started(folder: Path, text: str, *flags: str, environment: Mapping[str, str] | None = None) -> ServerProcess:
     file = folder / "models.config"
     file.write_text(text)
-    return ServerProcess([f"--model_config_file={file}", "--file_system_poll_wait_seconds=0", *flags], folder / "log")
+    arguments = [f"--model_config_file={file}", "--file_system_poll_wait_seconds=0", *flags]
+    return ServerProcess(arguments, folder / "log", environment=environment)
+
+
+def importing(folder: Path) -> dict[str, str]:
+    """An environment for processes that can import what lies in a folder."""
+    return {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 
 def ended(server: ServerProcess) -> None:
@@ -161,12 +169,16 @@ def test_a_collector_that_fails_loses_records_only(tmp_path: Path) -> None:
     ("logging", "reason"),
     [
         (logging_config("/p", kind="x"), "Model half: logging_config.log_collector_config.type x is unknown"),
-        (logging_config("/p", kind="no.such:Thing"), "cannot be imported"),
+        (logging_config("/p", kind="no.such:Thing"), "type no.such:Thing is unknown; there are: file, fsspec"),
+        (
+            logging_config("simplecache::s3://b/p", kind="fsspec"),
+            "filename_prefix simplecache::s3://b/p cannot be used",
+        ),
         (logging_config(""), "Model half: logging_config.log_collector_config.filename_prefix is missing"),
         (logging_config("relative"), "filename_prefix relative cannot be used"),
         ("logging_config { }", "Model half: logging_config.log_collector_config.type is missing"),
     ],
-    ids=["type", "import", "no prefix", "prefix", "empty"],
+    ids=["type", "import", "chain", "no prefix", "prefix", "empty"],
 )
 def test_what_cannot_be_is_refused(logging: str, reason: str, running: ServerProcess) -> None:
     with Grpc(running.grpc_address) as client:
@@ -177,8 +189,73 @@ def test_what_cannot_be_is_refused(logging: str, reason: str, running: ServerPro
         assert client.states("half") == {1: "AVAILABLE"}
 
 
+OWN = """
+class Collector:
+    def __init__(self, prefix, options):
+        self.file = open(prefix, "wb")
+    def write(self, records):
+        self.file.write(b"".join(records))
+    def tend(self):
+        self.file.flush()
+    def waiting(self):
+        return 0
+    def close(self):
+        self.file.close()
+"""
+
+
+def test_a_collector_of_the_operator_takes_records(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    text = config(logging_config(str(tmp_path / "records"), kind="mine"))
+    flag = "--request_log_collector=mine=own:Collector"
+    with started(tmp_path, text, flag, environment=importing(tmp_path)) as server:
+        ask_all(server.wait_ready())
+        wait_until(lambda: b"tf2_regress" in (tmp_path / "records").read_bytes(), "records are written")
+
+
+@pytest.mark.parametrize(
+    ("flag", "reason"),
+    [
+        ("mine=no.such:Thing", "--request_log_collector=mine=no.such:Thing cannot be imported: ModuleNotFoundError"),
+        ("mine=os:Nothing", "--request_log_collector=mine=os:Nothing cannot be imported: AttributeError"),
+        ("file=os:Nothing", "file is one of our own"),
+        ("os:Nothing", "it has to be NAME=package.module:Class"),
+    ],
+)
+def test_a_collector_that_cannot_be_ends_the_start(flag: str, reason: str, tmp_path: Path) -> None:
+    with started(tmp_path, config(""), f"--request_log_collector={flag}") as server:
+        assert server.exit_code() == 255
+        assert reason in server.log
+
+
+def test_a_check_of_a_file_knows_the_collectors_that_a_server_has(tmp_path: Path) -> None:
+    file = tmp_path / "models.config"
+    file.write_text(config(logging_config("/p", kind="mine")))
+    checked = run_to_end("servable", "config", "check", str(file))
+    assert (checked.returncode, "type mine of log_collector_config is unknown" in checked.stdout) == (255, True)
+    flag = "--request_log_collector=mine=own:Collector"
+    assert run_to_end("servable", "config", "check", str(file), flag).returncode == 0
+
+
+def test_a_list_of_models_runs_no_code(running: ServerProcess, tmp_path: Path) -> None:
+    """Neither what it names is called, nor is a module imported that it names."""
+    (running.folder / "importable.py").write_text(f"open({str(tmp_path / 'was imported')!r}, 'w')")
+    call = f"open({str(tmp_path / 'was called')!r}, 'w')".replace("'", "\\'")
+    with Grpc(running.grpc_address) as client:
+        for kind, prefix in (("cProfile:run", call), ("builtins:exec", call), ("importable:Collector", "/p")):
+            with pytest.raises(grpc.RpcError) as raised:
+                client.reload(config(logging_config(prefix, kind=kind)))
+            assert code_of(raised.value) == "INVALID_ARGUMENT"
+            assert f"Model half: logging_config.log_collector_config.type {kind} is unknown" in str(
+                raised.value.details()
+            )
+        assert client.states("half") == {1: "AVAILABLE"}
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    server = started(tmp_path_factory.mktemp("running"), config(""))
+    folder = tmp_path_factory.mktemp("running")
+    server = started(folder, config(""), environment=importing(folder))
     yield server.wait_ready()
     server.stop()

@@ -11,9 +11,11 @@ from typing import Any
 from servable.cli.admin_client import AdminClient
 from servable.cli.arguments import FAILED, Parser, run, show
 from servable.config.model_config import from_text, model_from_json
+from servable.config.request_log import collectors
 from servable.errors import MalformedFileError, ServableError, reading
 from servable.models.check import Finding, Severity, World, check
 from servable.models.difference import Change, Difference, Present, differences
+from servable.request_log.collector import COLLECTORS
 from servable.types import State
 
 __all__ = ["config", "difference_text", "finding_text"]
@@ -34,6 +36,13 @@ def _parser() -> Parser:
     sentence = "Check a file without a server. Exit code 0 if there is no error, 255 if there is."
     checked: Parser = commands.add_parser("check", help=sentence, description=sentence)
     checked.add_argument("--strict", action="store_true", help="warnings count as errors")
+    checked.add_argument(
+        "--request_log_collector",
+        action="append",
+        default=[],
+        metavar="NAME=package.module:Class",
+        help="a further type of log_collector_config, as the server has it",
+    )
     checked.set_defaults(act=_check)
     sentence = "What a file would change about a running server. Exit code 0 for nothing, 1 for something."
     compared: Parser = commands.add_parser("diff", help=sentence, description=sentence)
@@ -48,7 +57,8 @@ def _parser() -> Parser:
 def _check(options: argparse.Namespace) -> int:
     from servable import engine
 
-    world = World(os.listdir, engine.read_saved_model, engine.EngineError)
+    known = (*COLLECTORS, *collectors(options.request_log_collector))
+    world = World(os.listdir, engine.read_saved_model, engine.EngineError, known)
     findings = check(_text(options.file), engine, world)
     show(
         options,

@@ -39,4 +39,6 @@ def is_supported(base_path: str) -> bool:
     local = local_path(base_path)
     if local is not None:
         return local.startswith("/")
-    return scheme_of(base_path) in REMOTE_SCHEMES and bool(place_of(base_path))
+    place = place_of(base_path)
+    # fsspec takes two colons for the beginning of another store, which the first one reads.
+    return scheme_of(base_path) in REMOTE_SCHEMES and bool(place) and "::" not in place

@@ -647,6 +647,22 @@ def _behaviour() -> tuple[Option, ...]:
             "What the files of one prefix of the request log may take; the oldest are removed. 0 for no limit.",
             at_least=0,
         ),
+        Option(
+            "request_log_collector",
+            Kind.LIST,
+            (),
+            group,
+            "A type of log_collector_config beside file and fsspec, as NAME=package.module:Class. Lists of models name "
+            "types, and never anything to import.",
+        ),
+        Option(
+            "request_log_root",
+            Kind.LIST,
+            (),
+            group,
+            "Folder or URL below which every filename_prefix of a logging_config has to be. Without it records may go "
+            "to any folder that the server may write, and to any store that it reads.",
+        ),
         Option("log_format", Kind.STRING, "text", group, "How the log is written: text, or json for an object a line."),
         Option(
             "log_level",

@@ -9,7 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from servable.config import batching, model_config, monitoring_config, platform_config, session_config, tracing
+from servable.config import (
+    batching,
+    model_config,
+    monitoring_config,
+    platform_config,
+    request_log,
+    session_config,
+    tracing,
+)
 from servable.config.base_path import is_absolute
 from servable.config.batching import BatchingOptions, PlatformBatching
 from servable.config.channel_arguments import channel_arguments
@@ -258,6 +266,8 @@ def config_from(
             file_bytes=values["request_log_file_bytes"],
             file_seconds=values["request_log_file_seconds"],
             keep_bytes=values["request_log_keep_bytes"],
+            collectors=request_log.collectors(values["request_log_collector"]),
+            roots=request_log.roots(values["request_log_root"]),
         ),
         monitoring_file=values["monitoring_config_file"] or None,
         drain_grace_s=values["drain_grace_seconds"],

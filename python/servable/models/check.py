@@ -7,7 +7,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from servable.config.codec import Codec
 from servable.config.model_config import MESSAGE, ModelConfig, Specific, batching_from_json, check_list, model_from_json
 from servable.errors import ServableError
 from servable.models.source import VersionFolder, aspired, versions_in
+from servable.request_log.collector import COLLECTORS
 
 __all__ = ["Finding", "Severity", "World", "check"]
 
@@ -50,6 +51,8 @@ class World:
     describe: Callable[[str], str]
     """What a SavedModel offers, as JSON; or an error with a `code`."""
     described_error: type[Exception]
+    collectors: Collection[str] = tuple(COLLECTORS)
+    """Types of collectors of the request log."""
 
 
 def check(text: str, codec: Codec, world: World) -> list[Finding]:
@@ -103,8 +106,13 @@ def _check_entry(entry: Mapping[str, Any], seen: set[str], note: _Notes, world: 
     elif name in seen:
         note.error("name", f"model {name} is listed before", "a name that no other model has")
     seen.add(name)
-    if "logging_config" in entry and not entry["logging_config"].get("log_collector_config", {}).get("type"):
-        note.error("logging_config", "no log_collector_config says where requests are logged", 'type: "file"')
+    if "logging_config" in entry:
+        collector = entry["logging_config"].get("log_collector_config", {}).get("type", "")
+        if not collector:
+            note.error("logging_config", "no log_collector_config says where requests are logged", 'type: "file"')
+        elif collector not in world.collectors:
+            problem = f"type {collector} of log_collector_config is unknown"
+            note.error("logging_config", problem, f"{', '.join(world.collectors)}, or one of --request_log_collector")
     if "model_type" in entry:
         note.warning("model_type", "model_type is deprecated", 'model_platform: "tensorflow"')
     try:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from servable.config.model_config import ModelConfig
 from servable.errors import InvalidArgumentError, ServableError
-from servable.request_log.collector import Collector, make_collector
+from servable.request_log.collector import Collector, import_collectors, make_collector
 from servable.types import RequestLogOptions
 
 __all__ = ["RequestLog"]
@@ -41,11 +41,15 @@ class Engine(Protocol):
 
 
 class RequestLog:
-    """Owns the loggers. Models with the same configuration share one, which lives as long as somebody has it."""
+    """Owns the loggers. Models with the same configuration share one, which lives as long as somebody has it.
+
+    Imports the collectors that the options register; `InvalidArgumentError` if one cannot be.
+    """
 
     def __init__(self, engine: Engine, options: RequestLogOptions) -> None:
         self._engine = engine
         self._options = options
+        self._registered = import_collectors(options.collectors)
         self._loggers: dict[str, _Logger] = {}  # by configuration; replaced as a whole
         self._of_model: dict[str, _Logger] = {}
         self._gone: list[_Logger] = []
@@ -83,7 +87,8 @@ class RequestLog:
     def _made(self, model: str, config: Mapping[str, Any]) -> _Logger:
         collector = config.get("log_collector_config", {})
         kind, prefix = collector.get("type", ""), collector.get("filename_prefix", "")
-        return _Logger(f"{kind} {prefix}", make_collector(model, kind, prefix, self._options), self._engine)
+        made = make_collector(model, kind, prefix, self._options, self._registered)
+        return _Logger(f"{kind} {prefix}", made, self._engine)
 
     def _run(self) -> None:
         while True:

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from servable.config.base_path import REMOTE_SCHEMES, scheme_of
 from servable.errors import InvalidArgumentError, ServableError
 from servable.request_log.file import FileCollector
 from servable.request_log.ownership import own
@@ -21,6 +22,8 @@ __all__ = ["FsspecCollector"]
 
 log = logging.getLogger(__name__)
 
+SCHEMES = (*REMOTE_SCHEMES, "file", "local", "memory")
+"""Of fsspec's stores those that need no permission. It knows dozens, of which some run what they read."""
 MOST_SPOOLED_BYTES = 256 << 20
 """Of finished files that could not be uploaded yet."""
 
@@ -33,8 +36,7 @@ class FsspecCollector:
     """
 
     def __init__(self, prefix: str, options: RequestLogOptions) -> None:
-        if "://" not in prefix:
-            raise InvalidArgumentError("it is no URL, such as s3://bucket/folder/name")
+        _check(prefix, options.roots)
         import fsspec  # noqa: F401 (whoever lacks it should know now)
 
         self._url = prefix
@@ -103,6 +105,18 @@ class FsspecCollector:
             filesystem.put_file(str(path), f"{folder}/{path.name}")
             path.unlink()
         self._waiting = files.unfinished()
+
+
+def _check(url: str, roots: Sequence[str]) -> None:
+    """Refuse what fsspec would open that no operator has meant: a store that wraps another, or one of any kind that
+    happens to be installed."""
+    if "://" not in url:
+        raise InvalidArgumentError("it is no URL, such as s3://bucket/folder/name")
+    if "::" in url:
+        raise InvalidArgumentError("it names several stores, one in another")
+    if scheme_of(url) not in SCHEMES and not roots:
+        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        raise InvalidArgumentError(f"the stores that are known: {known}; --request_log_root allows others")
 
 
 class _Spool:

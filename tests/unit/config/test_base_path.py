@@ -21,6 +21,7 @@ from servable.config.base_path import is_absolute, is_supported, local_path, pla
         ("hdfs://name:9000/m", "hdfs", "name:9000", None, True),
         ("https://host:8443/m", "https", "host:8443", None, True),
         ("ftp://host/m", "ftp", "host", None, False),
+        ("http://host::reference:/m", "http", "host::reference:", None, False),
     ],
 )
 def test_what_a_base_path_is(path: str, scheme: str, place: str, local: str | None, supported: bool) -> None:

@@ -66,6 +66,10 @@ def test_nothing_is_said_about_what_is_right() -> None:
         ),
         ({"logging_config": {}}, "error logging_config: no log_collector_config says where requests are logged"),
         (
+            {"logging_config": {"log_collector_config": {"type": "os:system", "filename_prefix": "true"}}},
+            "error logging_config: type os:system of log_collector_config is unknown",
+        ),
+        (
             {"model_platform": "", "model_type": "TENSORFLOW"},
             "warning model_type: model_type is deprecated",
         ),

@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -91,16 +93,41 @@ def test_files_reach_other_stores() -> None:
     ("kind", "prefix", "words"),
     [
         ("", "/p", "type is missing; there are: file, fsspec"),
-        ("odd", "/p", "type odd is unknown"),
-        ("no.such.module:Class", "/p", "cannot be imported"),
+        ("odd", "/p", "type odd is unknown; there are: file, fsspec; --request_log_collector registers others"),
+        ("no.such.module:Class", "/p", "type no.such.module:Class is unknown"),
         ("file", "", "filename_prefix is missing"),
         ("file", "relative", "filename_prefix relative cannot be used"),
         ("fsspec", "/p", "it is no URL"),
+        ("fsspec", "simplecache::s3://bucket/p", "it names several stores"),
+        ("fsspec", "s3://bucket/p::reference://", "it names several stores"),
+        ("fsspec", "reference://p", "the stores that are known: s3://"),
     ],
 )
 def test_what_cannot_be_is_refused(kind: str, prefix: str, words: str) -> None:
     with pytest.raises(InvalidArgumentError, match=f"Model m: logging_config.*{words}"):
         make_collector("m", kind, prefix, RequestLogOptions())
+
+
+@pytest.mark.parametrize(
+    ("kind", "prefix", "is_allowed"),
+    [
+        ("file", "/var/log/m", True),
+        ("file", "/var/logs/m", False),
+        ("file", "/var/log/../m", False),
+        ("fsspec", "s3://bucket/logs/m", True),
+        ("fsspec", "s3://bucket/logs/%2E%2e/m", False),
+        ("fsspec", "s3://bucket-of-others/logs/m", False),
+        ("fsspec", "zip://archive/m", True),
+        ("fsspec", "zip://archive/m::s3://bucket/logs/m", False),
+    ],
+)
+def test_roots_bound_where_records_go(kind: str, prefix: str, is_allowed: bool) -> None:
+    options = RequestLogOptions(roots=("/var/log", "s3://bucket/", "zip://archive"))
+    expected: Any = (
+        nullcontext() if is_allowed else pytest.raises(InvalidArgumentError, match="Model m: logging_config")
+    )
+    with expected:
+        make_collector("m", kind, prefix, options)
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ def test_what_the_store_has_not_taken_in_the_end_is_lost(tmp_path: Path, monkeyp
 
 def test_a_slow_collector_costs_records_beyond_a_number() -> None:
     engine = FakeEngine()
-    log = logging(engine, f"{__name__}:Stuck", "any", RequestLogOptions(), "a")
+    log = logging(engine, "stuck", "any", RequestLogOptions(collectors={"stuck": f"{__name__}:Stuck"}), "a")
     engine.records = [("a", b"")] * (MOST_WAITING + 10)
     wait_until(lambda: engine.dropped.total() == 10)
     assert engine.dropped == {("a", "collector_slow"): 10}
