@@ -121,6 +121,10 @@ class WarmupOptions:
 class RequestLogOptions:
     """Who takes the records of the request log, and how files of them are kept; 0 for no limit."""
 
+    spool_folder: str
+    """Where records wait until a store has them. Absolute; made when it is first needed."""
+    spool_bytes: int = 256 << 20
+    """What those of one prefix may take there."""
     file_bytes: int = 64 << 20
     """Size at which the next file is begun."""
     file_seconds: float = 3600

@@ -14,7 +14,9 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from servable.config.flags import parse
 from servable.config.options import OPTIONS
+from servable.config.server_config import config_from
 
 from tests.e2e.server import REPOSITORY
 
@@ -80,6 +82,16 @@ def rendered(folder: Path, values: dict[str, Any]) -> subprocess.CompletedProces
     return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
 
 
+def image_environment() -> dict[str, str]:
+    text = (DEPLOY / "docker" / "Dockerfile").read_text()
+    return dict(re.findall(r"\b(XDG_CACHE_HOME)=(\S+)", text))
+
+
+def size_of(quantity: str) -> int:
+    number, unit = re.fullmatch(r"(\d+)(Mi|Gi)", quantity).groups()  # type: ignore[union-attr]
+    return int(number) << {"Mi": 20, "Gi": 30}[unit]
+
+
 def check(manifests: Sequence[dict[str, Any]]) -> None:
     """Whether Kubernetes would take these, and what we promise of them holds."""
     for manifest in manifests:
@@ -113,8 +125,13 @@ def check(manifests: Sequence[dict[str, Any]]) -> None:
             assert selector.items() <= template["metadata"]["labels"].items()
     assert by_kind["Service"]["spec"]["selector"].items() <= template["metadata"]["labels"].items()
     assert {port["targetPort"] for port in by_kind["Service"]["spec"]["ports"]} <= set(ports)
-    mounted = {mount["name"] for mount in container["volumeMounts"]}
-    assert mounted == {volume["name"] for volume in pod["volumes"]}
+    mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert mounted.keys() == volumes.keys()
+    # What the server writes by itself, copies of versions and records that wait, is on a volume with room for it.
+    written = config_from(parse(container["args"]), environment=image_environment()).request_log
+    assert written.spool_folder.startswith(f"{mounted['cache']}/")
+    assert size_of(volumes["cache"]["emptyDir"]["sizeLimit"]) > 4 * written.spool_bytes
     config = by_kind["ConfigMap"]
     assert {"configMap": {"name": config["metadata"]["name"]}, "name": "config"} in pod["volumes"]
     assert "model_config_list" in config["data"]["models.config"]

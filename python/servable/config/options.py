@@ -648,6 +648,23 @@ def _behaviour() -> tuple[Option, ...]:
             at_least=0,
         ),
         Option(
+            "request_log_spool_dir",
+            Kind.STRING,
+            "",
+            group,
+            "Folder for records of the request log that wait to be uploaded; servers may share it. If empty, "
+            "servable/request-log in $XDG_CACHE_HOME or ~/.cache.",
+        ),
+        Option(
+            "request_log_spool_bytes",
+            Kind.INT64,
+            256 << 20,
+            group,
+            "What records of one prefix that wait to be uploaded may take; further ones are lost. 0 for no limit.",
+            unit="bytes",
+            at_least=0,
+        ),
+        Option(
             "request_log_collector",
             Kind.LIST,
             (),

@@ -263,6 +263,8 @@ def config_from(
         platform_file=platform_file,
         thread_pool_file=values["thread_pool_factory_config_file"] or None,
         request_log=RequestLogOptions(
+            spool_folder=_folder("request_log_spool_dir", "request-log", values, environment),
+            spool_bytes=values["request_log_spool_bytes"],
             file_bytes=values["request_log_file_bytes"],
             file_seconds=values["request_log_file_seconds"],
             keep_bytes=values["request_log_keep_bytes"],
@@ -406,11 +408,8 @@ def _ignored(given: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _storage(values: Mapping[str, Any], environment: Mapping[str, str]) -> StorageOptions:
-    folder = values["model_cache_dir"] or _cache_folder(environment)
-    if not folder.startswith("/"):
-        raise InvalidArgumentError(f"Expected an absolute path in --model_cache_dir; got {folder}")
     return StorageOptions(
-        cache_folder=folder,
+        cache_folder=_folder("model_cache_dir", "models", values, environment),
         cache_bytes=values["model_cache_bytes"] or None,
         marker_file=values["version_marker_file"] or None,
         settle_s=values["version_settle_seconds"],
@@ -418,11 +417,19 @@ def _storage(values: Mapping[str, Any], environment: Mapping[str, str]) -> Stora
     )
 
 
+def _folder(name: str, usual: str, values: Mapping[str, Any], environment: Mapping[str, str]) -> str:
+    """The folder that the flag `name` gives, or the `usual` one among our caches."""
+    folder: str = values[name] or os.path.join(_cache_folder(environment), usual)
+    if not folder.startswith("/"):
+        raise InvalidArgumentError(f"Expected an absolute path in --{name}; got {folder}")
+    return folder
+
+
 def _cache_folder(environment: Mapping[str, str]) -> str:
     base = environment.get("XDG_CACHE_HOME", "")
     if not base.startswith("/"):  # the specification of XDG has relative paths ignored
         base = os.path.join(environment.get("HOME") or "/", ".cache")
-    return os.path.join(base, "servable", "models")
+    return os.path.join(base, "servable")
 
 
 def _notes(values: Mapping[str, Any]) -> Sequence[str]:

@@ -82,6 +82,10 @@ class FileCollector:
         """How many records the file has that is being written."""
         return 0 if self._file is None else self._records
 
+    def size(self) -> int:
+        """Of all its files, in bytes."""
+        return sum(path.stat().st_size for path in self.finished()) + (0 if self._file is None else self._size)
+
     def close(self) -> None:
         if self._file is not None:
             self._finish()

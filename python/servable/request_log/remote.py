@@ -14,7 +14,7 @@ from pathlib import Path
 
 from servable.config.base_path import REMOTE_SCHEMES, scheme_of
 from servable.errors import InvalidArgumentError, ServableError
-from servable.request_log.file import FileCollector
+from servable.request_log.file import FRAME_BYTES, FileCollector
 from servable.request_log.ownership import own
 from servable.types import RequestLogOptions
 
@@ -24,15 +24,15 @@ log = logging.getLogger(__name__)
 
 SCHEMES = (*REMOTE_SCHEMES, "file", "local", "memory")
 """Of fsspec's stores those that need no permission. It knows dozens, of which some run what they read."""
-MOST_SPOOLED_BYTES = 256 << 20
-"""Of finished files that could not be uploaded yet."""
+FEWEST_FILES = 4
+"""That the bound on what waits is divided into: a file is uploaded when it is finished."""
 
 
 class FsspecCollector:
     """Files `PREFIX.<time>-<writer>-<n>.tfrecord` below a URL. A file that cannot be uploaded is tried again.
 
-    Until then they lie in the folder for temporary files. What a dead server left there, for the same URL, is uploaded
-    by the next one.
+    Until then they lie in the spool, within its bound. What a dead server left there, for the same URL, is uploaded by
+    the next one.
     """
 
     def __init__(self, prefix: str, options: RequestLogOptions) -> None:
@@ -43,16 +43,16 @@ class FsspecCollector:
         self._folder, _, name = prefix.rpartition("/")
         self._name = name or "requests"
         # What waits here is not thinned out but refused, so that it is known what is lost.
-        self._options = replace(options, keep_bytes=0)
+        self._options = replace(options, keep_bytes=0, file_bytes=_file_bytes(options))
         self._waiting = 0
         self._spool: _Spool | None = None
         self._files: FileCollector | None = None
 
     def write(self, records: Sequence[bytes]) -> None:
         files = self._opened()
-        waiting = sum(path.stat().st_size for path in files.finished())
-        if waiting > MOST_SPOOLED_BYTES:
-            raise ServableError(f"{waiting} bytes wait to be uploaded to {self._folder}", code="RESOURCE_EXHAUSTED")
+        size, most = files.size(), self._options.spool_bytes
+        if most and size + sum(len(record) + FRAME_BYTES for record in records) > most:
+            raise ServableError(f"{size} bytes wait to be uploaded to {self._folder}", code="RESOURCE_EXHAUSTED")
         files.write(records)
         self._waiting += len(records)
 
@@ -76,7 +76,7 @@ class FsspecCollector:
     def _opened(self) -> FileCollector:
         """Files of our own, with what others left behind."""
         if self._files is None:
-            self._spool = _Spool(self._url)
+            self._spool = _Spool(Path(self._options.spool_folder), self._url)
             self._files = self._collector(self._spool.folder)
             for folder in self._spool.left_behind():
                 try:
@@ -107,6 +107,12 @@ class FsspecCollector:
         self._waiting = files.unfinished()
 
 
+def _file_bytes(options: RequestLogOptions) -> int:
+    """Size at which a file is finished: so that one is, and is uploaded, before there is no room for another record."""
+    sizes = (options.file_bytes, options.spool_bytes // FEWEST_FILES)
+    return min((size for size in sizes if size), default=0)
+
+
 def _check(url: str, roots: Sequence[str]) -> None:
     """Refuse what fsspec would open that no operator has meant: a store that wraps another, or one of any kind that
     happens to be installed."""
@@ -120,14 +126,15 @@ def _check(url: str, roots: Sequence[str]) -> None:
 
 
 class _Spool:
-    """A folder of a writer's own among the temporary files, which only its user can use."""
+    """A folder of a writer's own in the one for all of them, which only its user can use."""
 
-    def __init__(self, url: str) -> None:
-        self._begin = f"servable-request-log-{hashlib.sha256(url.encode()).hexdigest()[:16]}-"
+    def __init__(self, parent: Path, url: str) -> None:
+        self._begin = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-"
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._held = ExitStack()
         is_ours = False
         while not is_ours:  # unless a server that has just started took it for one that was left behind
-            self.folder = Path(tempfile.mkdtemp(prefix=self._begin))
+            self.folder = Path(tempfile.mkdtemp(prefix=self._begin, dir=parent))
             is_ours = self._held.enter_context(_owned(self.folder, without_locks=True))
 
     def left_behind(self) -> Iterator[Path]:

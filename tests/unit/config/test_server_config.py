@@ -103,6 +103,38 @@ def test_where_copies_are_kept() -> None:
         config("--model_cache_dir=d")
 
 
+def test_where_records_wait_for_their_store() -> None:
+    made = config_from(parse(["--model_base_path=/m"]), environment={"XDG_CACHE_HOME": "/c"}).request_log
+    assert (made.spool_folder, made.spool_bytes) == ("/c/servable/request-log", 256 << 20)
+    made = config("--request_log_spool_dir=/d", "--request_log_spool_bytes=5").request_log
+    assert (made.spool_folder, made.spool_bytes) == ("/d", 5)
+    with pytest.raises(InvalidArgumentError, match="Expected an absolute path in --request_log_spool_dir; got d"):
+        config("--request_log_spool_dir=d")
+
+
+def test_what_may_take_requests_and_where() -> None:
+    made = config(
+        *("--request_log_collector=a=b.c:D", "--request_log_collector=e=f:G"),
+        *("--request_log_root=/var/log", "--request_log_root=s3://bucket/logs"),
+    ).request_log
+    assert made.collectors == {"a": "b.c:D", "e": "f:G"}
+    assert made.roots == ("/var/log", "s3://bucket/logs")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--request_log_collector=b.c:D"], "has to be NAME=package.module:Class"),
+        (["--request_log_collector=a=b.c"], "has to be NAME=package.module:Class"),
+        (["--request_log_collector=a=b:C", "--request_log_collector=a=d:E"], "a is there twice"),
+        (["--request_log_root=logs"], "has to be an absolute path or a URL"),
+    ],
+)
+def test_what_cannot_take_requests_is_refused(flags: list[str], words: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=words):
+        config(*flags)
+
+
 def test_what_counts_as_complete() -> None:
     storage = config("--model_cache_dir=/d").storage
     assert storage == StorageOptions("/d", cache_bytes=None, marker_file=None, settle_s=1.0, remote_period_s=30.0)

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import pytest
 from servable.config.model_config import ModelConfig
 from servable.request_log.log import MOST_WAITING, RequestLog
 from servable.types import RequestLogOptions
@@ -80,7 +79,9 @@ def logging(engine: FakeEngine, kind: str, prefix: str, options: RequestLogOptio
 def test_records_count_as_written_once_the_store_has_them(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("no folder")
     engine = FakeEngine()
-    log = logging(engine, "fsspec", f"local://{tmp_path}/log/m", RequestLogOptions(file_bytes=1), "a", "b")
+    log = logging(
+        engine, "fsspec", f"local://{tmp_path}/log/m", RequestLogOptions(f"{tmp_path}/spool", file_bytes=1), "a", "b"
+    )
     engine.records = [("a", b"1"), ("b", b"2"), ("a", b"3"), ("a", b"4")]
     wait_until(lambda: not engine.records)
     assert not engine.logged
@@ -92,11 +93,10 @@ def test_records_count_as_written_once_the_store_has_them(tmp_path: Path) -> Non
     assert not engine.dropped
 
 
-def test_what_the_store_has_not_taken_in_the_end_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+def test_what_the_store_has_not_taken_in_the_end_is_lost(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("no folder")
     engine = FakeEngine()
-    log = logging(engine, "fsspec", f"local://{tmp_path}/log/m", RequestLogOptions(), "a")
+    log = logging(engine, "fsspec", f"local://{tmp_path}/log/m", RequestLogOptions(f"{tmp_path}/spool"), "a")
     engine.records = [("a", b"1"), ("a", b"2")]
     wait_until(lambda: not engine.records)
     log.close(DEADLINE_S)
@@ -106,7 +106,8 @@ def test_what_the_store_has_not_taken_in_the_end_is_lost(tmp_path: Path, monkeyp
 
 def test_a_slow_collector_costs_records_beyond_a_number() -> None:
     engine = FakeEngine()
-    log = logging(engine, "stuck", "any", RequestLogOptions(collectors={"stuck": f"{__name__}:Stuck"}), "a")
+    options = RequestLogOptions("/not used", collectors={"stuck": f"{__name__}:Stuck"})
+    log = logging(engine, "stuck", "any", options, "a")
     engine.records = [("a", b"")] * (MOST_WAITING + 10)
     wait_until(lambda: engine.dropped.total() == 10)
     assert engine.dropped == {("a", "collector_slow"): 10}
