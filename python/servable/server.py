@@ -41,7 +41,7 @@ from servable.platforms.profiler import open_profiler
 from servable.platforms.tensorflow import find_package
 from servable.request_log.log import RequestLog
 from servable.storage.stores import Stores
-from servable.types import WarmupOptions
+from servable.types import ServerSpec, WarmupOptions
 
 __all__ = ["Ports", "run"]
 
@@ -98,7 +98,7 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
     limits, text = fitted(config.server.limits, ram_limit(_read))
     if text:
         log.info(text)
-    server = engine.Server(
+    server = _server(
         replace(
             config.server, limits=limits, metrics_path=files.metrics_path, metrics_unasked=not config.monitoring_file
         )
@@ -170,6 +170,18 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
     log.info("Stopping: requests in flight have %s s to finish", config.drain_timeout_s)
     _wait_for("drain", functools.partial(_drain, server, manager, request_log, config.drain_timeout_s))
     return 0
+
+
+def _server(spec: ServerSpec) -> engine.Server:
+    """Without traces if these are what cannot be: the environment that asks for them may be meant for others."""
+    try:
+        return engine.Server(spec)
+    except engine.EngineError as error:
+        if spec.traces is None:
+            raise
+        server = engine.Server(replace(spec, traces=None))
+        log.error("There are no traces: %s", error.message)
+        return server
 
 
 def _secrets(config: Config, server: engine.Server) -> Sequence[Kept[Any]]:

@@ -228,8 +228,26 @@ def test_a_bad_collector_costs_spans_and_nothing_else(collector: str, protocol: 
             wait_until(has_failed, "failures are counted", deadline_s=5.0)  # less than the timeout that is usual
 
 
-def test_an_endpoint_that_is_no_address_is_refused_at_the_start(tmp_path: Path) -> None:
-    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://collector:4318"}
-    with ServerProcess([f"--model_base_path={MODELS / 'half'}"], tmp_path / "log", environment=environment) as server:
-        assert server.exit_code() == 255
-        assert "OTEL_EXPORTER_OTLP_ENDPOINT=https://collector:4318" in server.log
+@pytest.mark.parametrize(
+    ("endpoint", "protocol", "reason"),
+    [
+        (
+            "https://collector:4318",
+            "http/protobuf",
+            "OTEL_EXPORTER_OTLP_ENDPOINT=https://collector:4318: a collector is",
+        ),
+        ("http://collector:4318", "http/json", "OTEL_EXPORTER_OTLP_PROTOCOL=http/json: it has to be one of"),
+        ("http://no address", "http/protobuf", "invalid endpoint 'http://no address'"),
+        ("http://no address", "grpc", "invalid endpoint 'http://no address'"),
+    ],
+)
+def test_what_is_not_supported_costs_traces_and_nothing_else(
+    endpoint: str, protocol: str, reason: str, tmp_path: Path
+) -> None:
+    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
+    with traced(tmp_path, **environment) as server, Rest(server.rest_port) as rest:
+        assert rest.predict("half", {"instances": [1.0]}).status == 200
+        assert b"servable_trace_spans_total" not in rest.get("/metrics").body
+    (line,) = [line for line in server.log.splitlines() if reason in line]
+    assert "ERROR" in line
+    assert "There are no traces:" in line

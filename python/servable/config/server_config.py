@@ -215,14 +215,13 @@ def config_from(
     for name in ("port", "rest_api_port", "admin_port"):
         if values["monitoring_port"] == values[name] != 0:
             raise InvalidArgumentError(f"--monitoring_port and --{name} are both {values[name]}")
+    traces, without_traces = _traces(environment)
     arguments = channel_arguments(values["grpc_channel_arguments"])
     if values["max_message_bytes"] is None:
         values = {**values, "max_message_bytes": arguments.max_message_bytes}
     clash = values["rest_api_port"] == values["port"] != 0
     return Config(
-        server=replace(
-            _server(values, with_rest=not clash), traces=tracing.traces(environment), grpc=arguments.connections
-        ),
+        server=replace(_server(values, with_rest=not clash), traces=traces, grpc=arguments.connections),
         models=_models(values, models),
         storage=_storage(values, environment),
         loading=LoadingOptions(
@@ -282,7 +281,10 @@ def config_from(
         ),
         access_file=values["access_config_file"] or None,
         security_period_s=values["tls_reload_wait_seconds"] or None,
-        errors=(f"REST is off: --rest_api_port and --port are both {values['port']}",) if clash else (),
+        errors=(
+            *((f"REST is off: --rest_api_port and --port are both {values['port']}",) if clash else ()),
+            *without_traces,
+        ),
         notes=(
             *_notes(values),
             *(f"{name} in --grpc_channel_arguments has no effect here" for name in arguments.without_effect),
@@ -348,6 +350,15 @@ def _server(values: Mapping[str, Any], *, with_rest: bool) -> ServerSpec:
         max_threads=values["grpc_max_threads"] or None,
         limits=LimitSpec(**{name: values[name] for name in LimitSpec.__dataclass_fields__}),
     )
+
+
+def _traces(environment: Mapping[str, str]) -> tuple[str | None, Sequence[str]]:
+    """The protocol of traces, and why there are none. A cluster puts the same variables into every container's
+    environment: what is not supported there is no reason not to serve."""
+    try:
+        return tracing.traces(environment), ()
+    except InvalidArgumentError as error:
+        return None, (f"There are no traces: {error.message}",)
 
 
 def _mode(text: str) -> int | None:
