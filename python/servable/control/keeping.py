@@ -36,8 +36,8 @@ class Kept(Generic[T]):
         self._said = said
 
     def look(self) -> None:
-        """Apply what has changed. What is wrong is logged once, and what was applied last stays."""
-        complaint = ""
+        """Apply what has changed. What is wrong, whatever that is, is logged once, and what was applied last stays."""
+        complaint, bug = "", None
         try:
             said = self._read()
             if said != self._said:
@@ -47,8 +47,11 @@ class Kept(Generic[T]):
         except (ServableError, self._refusals) as error:
             detail = f" ({error.detail})" if isinstance(error, MalformedFileError) else ""
             complaint = f"{self._title}: {getattr(error, 'message', error)}{detail}; what was in use before stays"
+        except Exception as error:
+            bug = error
+            complaint = f"{self._title}: {type(error).__name__}: {error}; what was in use before stays"
         if complaint and complaint != self._complaint:
-            log.error(complaint)
+            log.error(complaint, exc_info=bug)
         self._complaint = complaint
 
 
