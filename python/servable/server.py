@@ -242,10 +242,12 @@ def _manager(config: Config, files: Files, server: engine.Server, stores: Stores
 
 
 def _warmup(flags: WarmupOptions, platform: PlatformOptions | None) -> WarmupOptions:
-    """What a platform file says of warm-up goes before the flags."""
+    """What a platform file says of warm-up, if there is one: it knows nothing of requests that are made."""
     if platform is None:
         return flags
-    return replace(flags, enabled=platform.warmup, iterations=platform.warmup_iterations)
+    return WarmupOptions(
+        enabled=platform.warmup, iterations=platform.warmup_iterations, check_method_names=flags.check_method_names
+    )
 
 
 def _read(path: str) -> str:

@@ -17,6 +17,7 @@ from tensorflow_serving.apis import classification_pb2, inference_pb2, predictio
 from tests.e2e.grpc_client import Grpc, array, predict_request, tensor
 from tests.e2e.rest_client import Rest
 from tests.e2e.server import HALF_PLUS_TWO, MODELS, Model, ServerProcess, free_ports, run_to_end, serving
+from tests.e2e.test_config_files import platform
 
 NO_RETRIES = "--max_num_load_retries=0"
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
@@ -211,6 +212,16 @@ def test_requests_are_made_for_versions_that_bring_none(tmp_path: Path) -> None:
         refused = f"No warm-up request for signature divide of {MODELS / 'fail' / '1'}: "
         assert server.log.count(refused) == 1
         assert "Integer division by zero" in server.log.partition(refused)[2].splitlines()[0]
+
+
+def test_a_platform_file_decides_that_none_are_made(tmp_path: Path) -> None:
+    file = tmp_path / "platforms"
+    file.write_text(platform(fields="legacy_config { enable_model_warmup: true }"))
+    flags = (f"--platform_config_file={file}", "--synthesize_warmup", "--synthesize_warmup_batch_sizes=1,2")
+    with with_metrics([Model("counter", MODELS / "counter")], tmp_path, *flags) as server:
+        assert "--synthesize_warmup is ignored" in server.log
+        assert metrics(server, "model_warmup_records_read") == []
+        assert counted(server) == 0
 
 
 # Commands.
