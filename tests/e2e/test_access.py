@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +33,7 @@ from tensorflow_serving.apis import (
 )
 
 from tests.e2e.certificates import Authority
+from tests.e2e.health_client import HealthClient
 from tests.e2e.rest_client import Rest
 from tests.e2e.server import (
     DEADLINE_S,
@@ -54,9 +56,10 @@ rule { caller: "predictor" may: PREDICT model: "open" model: "rank-*" }
 rule { caller: "reader" may: READ model: "open" }
 rule { caller: "reloader" may: RELOAD model: "*" }
 rule { caller: "admin" may: ADMIN model: "*" }
+rule { caller: "profiler" may: PROFILE model: "*" }
 rule { caller: "jwt-me" may: [PREDICT, READ] model: "open" }
 """
-CALLERS = ("predictor", "reader", "reloader", "admin")
+CALLERS = ("predictor", "reader", "reloader", "admin", "profiler")
 
 
 def keys(*callers: str) -> str:
@@ -70,15 +73,19 @@ JWT = """jwt { algorithm: HS256 secret_file: "secret" issuer: "us" audience: "se
 class Secured:
     """A server with access rules, and its clients."""
 
-    def __init__(self, process: ServerProcess, admin_port: int) -> None:
+    def __init__(self, process: ServerProcess, admin_port: int, socket_path: str = "") -> None:
         self.process = process
         self.admin_port = admin_port
+        self.socket_path = socket_path
 
-    def call(self, method: str, request: Any, headers: Mapping[str, str], *, admin: bool = False) -> str:
+    def call(
+        self, method: str, request: Any, headers: Mapping[str, str], *, admin: bool = False, socket: bool = False
+    ) -> str:
         """The status of a call over gRPC."""
         port = self.admin_port if admin else self.process.grpc_port
+        address = f"unix:{self.socket_path}" if socket else f"127.0.0.1:{port}"
         options = [("grpc.use_local_subchannel_pool", 1)]
-        with grpc.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+        with grpc.insecure_channel(address, options=options) as channel:
             send: Any = channel.unary_unary(method)
             data = request if isinstance(request, bytes) else request.SerializeToString()
             try:
@@ -105,8 +112,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     models = [Model("open", HALF_PLUS_TWO), Model("closed", HALF_PLUS_TWO)]
     (admin,) = free_ports(1)
     flags = [f"--access_config_file={access}", f"--admin_port={admin}", "--enable_session_service"]
-    with serving(models, folder, *flags, "--enable_grpc_healthcheck_service") as process:
-        yield Secured(process, admin)
+    with tempfile.TemporaryDirectory() as short:  # the path of a socket has to be
+        path = f"{short}/socket"
+        flags += [f"--grpc_socket_path={path}", "--enable_grpc_healthcheck_service"]
+        with serving(models, folder, *flags) as process:
+            yield Secured(process, admin, path)
 
 
 def bearer(secret: str) -> dict[str, str]:
@@ -129,6 +139,7 @@ def metadata(model: str) -> Any:
     return named(get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"]), model)
 
 
+PROFILER = "/tensorflow.ProfilerService/"
 PREDICTION = "/tensorflow.serving.PredictionService/"
 MODELS = "/tensorflow.serving.ModelService/"
 GRPC: dict[str, tuple[str, Callable[[str], Any]]] = {
@@ -185,6 +196,30 @@ def test_grpc_methods_are_for_those_with_the_right(server: Secured, method: str)
         assert server.call(method, request(model), bearer(owner)) == "PERMISSION_DENIED"
 
 
+def test_the_unix_socket_is_no_way_round(server: Secured) -> None:
+    profile = ("profiler", lambda model: b"")
+    reload = ("reloader", lambda model: model_management_pb2.ReloadConfigRequest())
+    methods = {**GRPC, f"{PROFILER}Profile": profile, f"{MODELS}HandleReloadConfigRequest": reload}
+    for method, (owner, request) in methods.items():
+        for headers in ({}, *WRONG):
+            assert server.call(method, request("open"), headers, socket=True) == "UNAUTHENTICATED", method
+        for caller in set(CALLERS) - {owner}:
+            assert server.call(method, request("open"), bearer(caller), socket=True) == "PERMISSION_DENIED", method
+        allowed = server.call(method, request("open"), bearer(owner), socket=True)
+        assert allowed not in ("UNAUTHENTICATED", "PERMISSION_DENIED", "UNAVAILABLE"), method
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"), [("Profile", "INVALID_ARGUMENT"), ("Monitor", "UNIMPLEMENTED"), ("Terminate", "OK")]
+)
+def test_profiles_are_for_those_with_the_right(server: Secured, name: str, answer: str) -> None:
+    for headers in ({}, *WRONG):
+        assert server.call(f"{PROFILER}{name}", b"", headers) == "UNAUTHENTICATED"
+    for caller in set(CALLERS) - {"profiler"}:
+        assert server.call(f"{PROFILER}{name}", b"", bearer(caller)) == "PERMISSION_DENIED"
+    assert server.call(f"{PROFILER}{name}", b"", bearer("profiler")) == answer  # of a profile of no time at all
+
+
 def test_all_tasks_of_a_request_have_to_be_allowed(server: Secured) -> None:
     method = f"{PREDICTION}MultiInference"
     assert server.call(method, multi("open", "closed"), bearer("predictor")) == "PERMISSION_DENIED"
@@ -202,6 +237,18 @@ def test_rest_paths_are_for_those_with_the_right(server: Secured, owner: str, ve
     assert server.get(verb, path.format("open"), bearer(owner), body) not in (401, 403)
     for model in ("closed", "none"):
         assert server.get(verb, path.format(model), bearer(owner), body) == 403
+
+
+@pytest.mark.parametrize(
+    ("verb", "status"), [("HEAD", 400), ("PUT", 400), ("DELETE", 400), ("PATCH", 400), ("TRACE", 501), ("ODD", 501)]
+)
+@pytest.mark.parametrize("path", ["/v1/models/{}", "/v1/models/{}:predict", "/v1/models/{}/metadata"])
+def test_other_verbs_are_no_way_round(server: Secured, verb: str, status: int, path: str) -> None:
+    for model in MODEL_NAMES:
+        for headers in ({}, *WRONG):
+            assert server.get(verb, path.format(model), headers) == 401
+        for caller in CALLERS:
+            assert server.get(verb, path.format(model), bearer(caller)) == (status if caller == "predictor" else 403)
 
 
 def test_reloads_are_for_those_with_the_right(server: Secured) -> None:
@@ -253,6 +300,9 @@ def test_health_and_metrics_need_no_credentials(server: Secured) -> None:
     for path in ("/livez", "/readyz", "/metrics"):
         assert server.get("GET", path, {}) == 200
     assert server.call("/grpc.health.v1.Health/Check", b"", {}) == "OK"
+    with HealthClient(server.process.grpc_port) as health:
+        assert next(health.watch()) == "SERVING"
+        assert next(health.watch("model/open")) == "SERVING"
 
 
 def test_a_refused_body_is_not_waited_for(server: Secured) -> None:
