@@ -4,15 +4,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Outside the checkout, so that a fresh clone need not build everything anew.
-export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/servable/target
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/servable
+export CARGO_TARGET_DIR ?= $(CACHE)/target
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 RUST_SOURCES := $(shell find crates proto -type f) Cargo.toml Cargo.lock
 ENGINE := $(VENV)/.engine
 TOOLS := $(VENV)/.tools
 BENCH_TOOLS := $(VENV)/.bench-tools
+HELM_VERSION := v3.19.0
 
-.PHONY: own-target help install demo test test-rust test-python test-compat fuzz soak check format wheel sbom clean
+.PHONY: own-target help install demo test test-rust test-python test-compat helm fuzz soak check format wheel sbom clean
 .PHONY: bench bench-quick bench-guard
 
 help: ## List what there is
@@ -56,6 +58,9 @@ test-python: install
 
 test-compat: install ## End-to-end tests on the oldest and the newest TensorFlow
 	PYTHON=$(PYTHON) tools/test_compat.sh
+
+helm: ## Build helm for the tests of the chart, if Go is here; takes minutes, once
+	tools/make_helm.sh $(HELM_VERSION) $(CACHE)/bin/helm-$(HELM_VERSION)
 
 # A folder of its own: what is built there counts what it reaches.
 fuzz: export CARGO_TARGET_DIR := $(CARGO_TARGET_DIR)-fuzz

@@ -61,13 +61,12 @@ VALUES: dict[str, dict[str, Any]] = {
 
 
 def helm() -> str | None:
-    candidates = (os.environ.get("HELM"), shutil.which("helm"), str(Path.home() / "go" / "bin" / "helm"))
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "servable" / "bin"
+    candidates = (os.environ.get("HELM"), *map(str, cache.glob("helm-*")), shutil.which("helm"))
     return next((path for path in candidates if path and Path(path).exists()), None)
 
 
-needs_helm = pytest.mark.skipif(
-    helm() is None, reason="no helm on PATH, in $HELM or in ~/go/bin: go install helm.sh/helm/v3/cmd/helm@latest"
-)
+needs_helm = pytest.mark.skipif(helm() is None, reason="no helm in $HELM, from `make helm` or on PATH")
 
 
 def documents(text: str) -> list[dict[str, Any]]:
