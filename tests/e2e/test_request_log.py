@@ -151,6 +151,24 @@ def test_a_server_finishes_what_a_killed_one_left(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_what_a_store_has_not_taken_is_uploaded_by_the_next_server(tmp_path: Path) -> None:
+    store, spool = tmp_path / "store", tmp_path / "spool"
+    store.write_text("no folder")
+    text = config(logging_config(f"local://{store}/requests", kind="fsspec"))
+    flag = f"--request_log_spool_dir={spool}"
+    with started(tmp_path, text, flag) as server:
+        ask_all(server.wait_ready())
+        ended(server)
+        assert f"The request log leaves records in {spool}/" in server.log
+    store.unlink()
+    with started(tmp_path, text, flag) as server:
+        server.wait_ready()
+        wait_until(lambda: len(files(store)) == 1, "the file is uploaded")
+        ended(server)
+    assert len(read(files(store)[0])) == 5
+    assert not list(spool.iterdir())
+
+
 def test_a_collector_that_fails_loses_records_only(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     server = started(tmp_path, config(logging_config(str(tmp_path / "file" / "requests"))))
