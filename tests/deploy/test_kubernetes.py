@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -128,12 +129,14 @@ def check(manifests: Sequence[dict[str, Any]]) -> None:
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     assert mounted.keys() == volumes.keys()
     # What the server writes by itself, copies of versions and records that wait, is on a volume with room for it.
-    written = config_from(parse(container["args"]), environment=image_environment()).request_log
-    assert written.spool_folder.startswith(f"{mounted['cache']}/")
-    assert size_of(volumes["cache"]["emptyDir"]["sizeLimit"]) > 4 * written.spool_bytes
-    config = by_kind["ConfigMap"]
-    assert {"configMap": {"name": config["metadata"]["name"]}, "name": "config"} in pod["volumes"]
-    assert "model_config_list" in config["data"]["models.config"]
+    config = config_from(parse(container["args"]), environment=image_environment())
+    for folder in (config.storage.cache_folder, config.request_log.spool_folder):
+        assert folder.startswith(f"{mounted['cache']}/")
+    room = size_of(volumes["cache"]["emptyDir"]["sizeLimit"]) - (config.storage.cache_bytes or math.inf)
+    assert room > 4 * config.request_log.spool_bytes
+    listed = by_kind["ConfigMap"]
+    assert {"configMap": {"name": listed["metadata"]["name"]}, "name": "config"} in pod["volumes"]
+    assert "model_config_list" in listed["data"]["models.config"]
 
 
 def test_plain_manifests_are_valid() -> None:
