@@ -73,7 +73,7 @@ class BatchingSpec:
     threads: int
     """Batches that the pool runs at a time."""
     most_threads: int = 1
-    """Where batching tunes itself and this is more: `threads` is what to begin with, and what serves best is learned."""
+    """If more, and batching tunes itself: `threads` is what to begin with, and what serves best is learned."""
     max_batch_size: int = 1000
     """Largest request and, unless large ones are split, largest batch."""
     max_execution_batch_size: int = 1000

@@ -265,7 +265,7 @@ def spec_of(
 
 
 def _pool(model: str, platform: PlatformBatching, own: BatchingParameters | None) -> tuple[str, int | None]:
-    """The name of the pool and its number of threads, if one is given. Threads of a model's own need a pool of its own."""
+    """The pool, and its number of threads if one is given. Threads of a model's own need a pool of its own."""
     if own is not None and own.names_pool:
         return own.thread_pool_name or model, own.num_batch_threads
     shared = platform.parameters or BatchingParameters()

@@ -200,7 +200,10 @@ USUAL = BatchingSpec(pool="tensorflow/batch_threads", threads=4, most_threads=4)
         ({"batch_timeout_micros": 1500}, {"batch_timeout_us": 1500}),
         ({"max_enqueued_batches": 0}, {"max_enqueued_batches": 1, "low_priority_max_enqueued_batches": 1}),
         ({"max_enqueued_batches": 3}, {"max_enqueued_batches": 3, "low_priority_max_enqueued_batches": 3}),
-        ({"num_batch_threads": 9, "thread_pool_name": "mine"}, {"pool": "tensorflow/mine", "threads": 9, "most_threads": 9}),
+        (
+            {"num_batch_threads": 9, "thread_pool_name": "mine"},
+            {"pool": "tensorflow/mine", "threads": 9, "most_threads": 9},
+        ),
         ({"thread_pool_name": ""}, {}),
         (
             {"allowed_batch_sizes": [4, 1000], "pad_variable_length_inputs": True},
