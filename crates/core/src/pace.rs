@@ -15,6 +15,10 @@ const SHORT: Duration = Duration::from_millis(1);
 /// Brief runs before a network thread is trusted with the next one.
 const FIRST_PATIENCE: u32 = 8;
 const LONGEST_PATIENCE: u32 = 1024;
+/// Brief runs that are remembered: together they have saved as much time as disturbing ones may cost in a row, an eighth of
+/// a second. With fewer, two interruptions by the system within a thirtieth of a second took a busy signature out of the
+/// network threads, and all that waited for it onto others, which made it wait longer still.
+const MOST_CREDIT: u32 = 16 << 10;
 /// Brief runs that one longer run cancels out: a thread is interrupted now and then.
 const SETBACK: u32 = 8;
 /// Run time grows with the input: only inputs up to this many times the largest seen to be brief count as brief.
@@ -76,7 +80,7 @@ impl Pace {
         }
         let credit = self.credit.load(Ordering::Relaxed);
         if took < BRIEF {
-            if credit < LONGEST_PATIENCE {
+            if credit < MOST_CREDIT {
                 self.credit.store(credit + 1, Ordering::Relaxed);
             }
             if input_bytes > self.largest_brief_input.load(Ordering::Relaxed) {
@@ -149,6 +153,16 @@ mod tests {
             run(&pace, 1, Duration::from_millis(4));
             assert_eq!(pace.stage(12), Stage::Inline, "handing 600 runs over would have cost more than these 4 ms");
         }
+    }
+
+    #[test]
+    fn what_long_service_has_saved_is_not_forgotten() {
+        let pace = Pace::default();
+        run(&pace, 2 * MOST_CREDIT, BRIEF_RUN);
+        run(&pace, 20, Duration::from_millis(5));
+        assert_eq!(pace.stage(12), Stage::Inline, "the machine does something else");
+        run(&pace, 10, Duration::from_millis(5));
+        assert_ne!(pace.stage(12), Stage::Inline, "the graph has become slow");
     }
 
     #[test]
