@@ -169,6 +169,22 @@ def test_a_broken_version_does_not_replace_a_good_one(tmp_path: Path) -> None:
         assert load.changes() == [[1.0, 3.0]] * 4
 
 
+@pytest.mark.parametrize("settle_s", [0, 1])
+def test_a_version_without_its_variables_does_not_replace_a_good_one(settle_s: int, tmp_path: Path) -> None:
+    """TensorFlow loads it, and then no request finds a variable."""
+    base, aside = tmp_path / "counter", tmp_path / "aside"
+    shutil.copytree(MODELS / "counter" / "1", base / "1")
+    shutil.copytree(MODELS / "counter" / "1", aside)
+    (aside / "variables").rename(tmp_path / "variables")
+    flags = [f"--version_settle_seconds={settle_s}", "--load_retry_interval_micros=50000"]
+    with serving([Model("counter", base)], tmp_path, *flags) as server, Rest(server.rest_port) as rest:
+        aside.rename(base / "2")
+        server.wait_for(lambda: "2 has no variables/variables.index" in server.log, "the variables are missed")
+        assert rest.states("counter")["1"] == "AVAILABLE"
+        (tmp_path / "variables").rename(base / "2" / "variables")
+        server.wait_for(lambda: rest.states("counter") == {"1": "END", "2": "AVAILABLE"}, "the whole version is loaded")
+
+
 def test_a_load_that_failed_is_tried_again(tmp_path: Path) -> None:
     base = tmp_path / "multi"
     put(base, 1)

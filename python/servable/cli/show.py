@@ -11,7 +11,7 @@ from typing import Any
 from servable.cli.columns import aligned
 from servable.errors import NotFoundError, ServableError, reading
 from servable.models.source import versions_in
-from servable.storage.base import SAVED_MODEL_FILES
+from servable.storage.saved_model import SAVED_MODEL_FILES
 
 __all__ = ["as_text", "shape_text", "show", "version_folder"]
 

@@ -17,7 +17,7 @@ from servable.config.codec import Codec
 from servable.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, ServableError, reading
 from servable.platforms.base import PlatformSettings
 from servable.platforms.ops import OpPackage, missing_op, package_of
-from servable.storage.base import SAVED_MODEL_FILES, has_saved_model
+from servable.storage.saved_model import SAVED_MODEL_FILES, VARIABLES_INDEX, has_saved_model, lacks_variables
 from servable.types import BatchingSpec, SessionSpec
 from servable.warmup.replay import WarmUp
 
@@ -134,6 +134,8 @@ class TensorFlowPlatform:
                 extra={"model": name, "version": version},
             )
         session = self._session(name, version, path)
+        if lacks_variables(path):
+            raise NotFoundError(f"{path} has no {VARIABLES_INDEX}, but its graph has variables")
         registered: set[str] = set()
         while True:
             try:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["SAVED_MODEL_FILES", "Brought", "Store", "has_saved_model", "nothing"]
-
-SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
-"""A SavedModel has one of these."""
+__all__ = ["Brought", "Store", "nothing"]
 
 
 def nothing() -> None:
@@ -49,8 +46,3 @@ class Store(Protocol):
 
         Raises nothing: a store that does not answer has not changed, as far as anybody knows.
         """
-
-
-def has_saved_model(names: Collection[str]) -> bool:
-    """Whether one of these files is the heart of a SavedModel."""
-    return any(name in names for name in SAVED_MODEL_FILES)

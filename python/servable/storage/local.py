@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import time
@@ -9,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from servable.config.base_path import local_path
-from servable.errors import IncompleteError
-from servable.storage.base import Brought, has_saved_model
+from servable.errors import IncompleteError, ServableError
+from servable.storage.base import Brought
+from servable.storage.saved_model import VARIABLES_INDEX, lacks_variables, missing_part
 from servable.storage.settling import Settling, remaining_s
 
 __all__ = ["LocalStore", "Tree", "walk"]
@@ -22,7 +24,8 @@ RELIST_S = 10.0
 """A listing is never reused for longer: FUSE file systems over object stores may never change a folder's times."""
 
 PATIENCE_S = 60.0
-"""How long a folder with a SavedModel may go on changing: then what changes is not the model but, say, a log."""
+"""How long a folder with a SavedModel may go on changing: then what changes is not the model but, say, a log. And how
+long one that seems to lack something has to stand still: then it may be odd, but nothing more is coming."""
 
 RETRY_S = 0.5
 
@@ -88,9 +91,12 @@ class LocalStore:
         folder = local_path(path) or path
         try:
             tree = walk(folder)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             self._settling.forget(folder)
             return Brought(folder, 0)
+        except OSError as error:
+            code = "PERMISSION_DENIED" if isinstance(error, PermissionError) else "UNAVAILABLE"
+            raise ServableError(f"{error.filename or path}; {error.strerror}", code=code) from error
         if self._marker_file is not None:
             if self._marker_file not in tree.names:
                 raise IncompleteError(f"{path} has no file {self._marker_file} yet", RETRY_S)
@@ -106,11 +112,21 @@ class LocalStore:
 
     def _wait_for_rest(self, path: str, folder: str, tree: Tree) -> None:
         look = self._settling.look(folder, tree.stamp)
-        rest_s = remaining_s(look, newest_s=tree.newest_s, settle_s=self._settle_s, now_s=self._now())
-        is_endless = look.latest_s - look.first_s >= PATIENCE_S and has_saved_model(tree.names)
+        missing = _missing_part(folder, tree)
+        settle_s = self._settle_s if missing is None else max(self._settle_s, PATIENCE_S)
+        rest_s = remaining_s(look, newest_s=tree.newest_s, settle_s=settle_s, now_s=self._now())
+        is_endless = look.latest_s - look.first_s >= PATIENCE_S and missing is None and bool(tree.names)
         if rest_s > 0 and not is_endless:
-            raise IncompleteError(f"{path} is still changing", min(rest_s, RETRY_S))
+            reason = "is still changing" if missing is None else f"has no {missing} yet"
+            raise IncompleteError(f"{path} {reason}", min(rest_s, RETRY_S))
         self._settling.forget(folder)
+
+
+def _missing_part(folder: str, tree: Tree) -> str | None:
+    """What more has to come; `None` if nothing. An empty folder is for the platform to complain of."""
+    if not tree.names:
+        return None
+    return missing_part(tree.names) or (VARIABLES_INDEX if lacks_variables(folder) else None)
 
 
 @dataclass(frozen=True)
@@ -156,5 +172,7 @@ def _statuses(folder: str, prefix: str, seen: set[tuple[int, int]]) -> Iterator[
                 yield from _statuses(entry.path, f"{prefix}{entry.name}/", seen)
             else:
                 yield f"{prefix}{entry.name}", entry.stat()
-        except FileNotFoundError:  # it has gone since, or is a link to nothing
-            continue
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ELOOP):
+                raise
+            continue  # it has gone since, or is a link to nothing

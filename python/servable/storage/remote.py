@@ -22,9 +22,10 @@ from urllib.parse import unquote
 from servable.config.base_path import scheme_of
 from servable.errors import IncompleteError, InvalidArgumentError, NotFoundError, ServableError
 from servable.storage.answers import Answers
-from servable.storage.base import SAVED_MODEL_FILES, Brought, has_saved_model
+from servable.storage.base import Brought
 from servable.storage.cache import Cache, Order
 from servable.storage.filesystems import KINDS
+from servable.storage.saved_model import missing_part
 from servable.storage.settling import Settling, remaining_s
 
 __all__ = [
@@ -34,7 +35,6 @@ __all__ = [
     "child_names",
     "fingerprint",
     "is_fault",
-    "missing_part",
     "relative_name",
     "remote_file",
     "store_error",
@@ -230,23 +230,6 @@ def check_names(path: str, names: Collection[str]) -> None:
         is_odd = any(part in ("", ".", "..") for part in name.split("/")) or "\\" in name or "\0" in name
         if is_odd or name in folders:
             raise InvalidArgumentError(f"{path} has an object that cannot be a file of a version: {name!r}")
-
-
-def missing_part(names: Collection[str]) -> str | None:
-    """What an incomplete SavedModel lacks, as far as names tell; `None` if nothing."""
-    if not has_saved_model(names):
-        return SAVED_MODEL_FILES[0]
-    shards = [re.fullmatch(r"variables/variables\.data-([0-9]{5})-of-([0-9]{5})", name) for name in names]
-    counts = {int(shard[2]) for shard in shards if shard}
-    for count in counts:
-        for index in range(count):
-            name = f"variables/variables.data-{index:05}-of-{count:05}"
-            if name not in names:
-                return name
-    has_index = "variables/variables.index" in names
-    if has_index == bool(counts):
-        return None
-    return "variables/variables.data-*" if has_index else "variables/variables.index"
 
 
 def fingerprint(files: Sequence[RemoteFile]) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -10,6 +11,7 @@ from servable.platforms.base import PlatformSettings
 from servable.platforms.tensorflow import LIBRARIES, TensorFlowPlatform, find_package
 from servable.types import BatchingSpec, SessionSpec
 
+from tests.e2e.server import MODELS
 from tests.unit.fakes import FakeCodec, FakeServable
 
 if TYPE_CHECKING:
@@ -134,6 +136,16 @@ def test_a_folder_without_a_saved_model_is_called_that(folder: Path) -> None:
         "`saved_model.pb`)",
         "Specified file path: /absent",
     ]
+
+
+def test_a_graph_whose_variables_are_missing_is_not_loaded(folder: Path, tmp_path: Path) -> None:
+    model = tmp_path / "1"
+    shutil.copytree(MODELS / "counter" / "1", model)
+    world = World(folder)
+    assert world.load(str(model)) == "m/1"
+    shutil.rmtree(model / "variables")
+    with pytest.raises(NotFoundError, match=r"/1 has no variables/variables\.index"):
+        world.load(str(model))
 
 
 def test_a_version_is_warmed_up_before_it_is_handed_over(folder: Path) -> None:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
 
 import pytest
-from servable.errors import IncompleteError
+from servable.errors import IncompleteError, ServableError
 from servable.storage.local import LocalStore, walk
 
+from tests.e2e.server import MODELS
 from tests.unit.fakes import FakeClock
 
 NOW = 1_000_000.0
@@ -149,7 +151,7 @@ class Settled:
 def test_an_old_version_is_taken_at_once(tmp_path: Path) -> None:
     version = Settled(tmp_path / "1")
     version.write("saved_model.pb", 10, age_s=5)
-    version.write("variables/variables.index", 3, age_s=5)
+    version.write("assets/words", 3, age_s=5)
     brought = version.store.bring(str(version.folder))
     assert (brought.folder, brought.size_bytes) == (str(version.folder), 13)
     brought.release()
@@ -171,7 +173,7 @@ def test_a_folder_that_is_being_copied_is_waited_for(tmp_path: Path) -> None:
     assert (caught.value.code, caught.value.retry_after_s) == ("UNAVAILABLE", 0.5)
     version.pass_time(0.9)
     assert not version.is_complete()
-    version.write("variables/variables.index", age_s=-0.9)
+    version.write("assets/words", age_s=-0.9)
     version.pass_time(0.9)
     assert not version.is_complete()
     version.pass_time(0.2)
@@ -202,6 +204,85 @@ def test_a_folder_that_always_changes_is_taken_after_a_minute_if_it_holds_a_mode
             version.write("log", half_second, age_s=-half_second / 2)
             assert version.is_complete() == (version is with_model and half_second == 120)
             version.pass_time(0.5)
+
+
+def test_a_model_without_all_its_shards_is_waited_for(tmp_path: Path) -> None:
+    """A copy may stall between two files for longer than it takes to settle."""
+    version = Settled(tmp_path / "1")
+    version.write("saved_model.pb", age_s=2)
+    version.write("variables/variables.data-00000-of-00002", age_s=2)
+    with pytest.raises(IncompleteError, match=r"has no variables/variables\.data-00001-of-00002 yet"):
+        version.store.bring(str(version.folder))
+    version.write("variables/variables.data-00001-of-00002", age_s=2)
+    with pytest.raises(IncompleteError, match=r"has no variables/variables\.index yet"):
+        version.store.bring(str(version.folder))
+    version.write("variables/variables.index", age_s=2)
+    assert version.is_complete()
+
+
+def test_a_model_whose_graph_has_variables_is_waited_for_until_they_come(tmp_path: Path) -> None:
+    version = Settled(tmp_path / "1")
+    shutil.copytree(MODELS / "counter" / "1", version.folder, dirs_exist_ok=True)
+    (version.folder / "variables").rename(tmp_path / "variables")
+    version.age(2)
+    with pytest.raises(IncompleteError, match=r"has no variables/variables\.index yet"):
+        version.store.bring(str(version.folder))
+    (tmp_path / "variables").rename(version.folder / "variables")
+    version.age(2)
+    assert version.is_complete()
+
+
+def test_a_model_without_variables_is_taken_at_once(tmp_path: Path) -> None:
+    version = Settled(tmp_path / "1")
+    shutil.copytree(MODELS / "odd" / "1", version.folder, dirs_exist_ok=True)
+    (version.folder / "variables").mkdir()  # as TensorFlow 1 leaves it
+    version.age(2)
+    assert version.is_complete()
+
+
+def test_an_odd_folder_is_taken_when_it_has_stood_still_for_a_minute(tmp_path: Path) -> None:
+    version = Settled(tmp_path / "1")
+    version.write("saved_model.pb", age_s=0)
+    version.write("variables/variables.index", age_s=0)
+    version.pass_time(50)
+    assert not version.is_complete()
+    version.write("log", age_s=-50)
+    version.pass_time(50)
+    assert not version.is_complete()
+    version.pass_time(10)
+    assert version.is_complete()
+
+
+def test_a_copy_that_takes_longer_than_a_minute_is_waited_for(tmp_path: Path) -> None:
+    version = Settled(tmp_path / "1")
+    version.write("saved_model.pb", age_s=0)
+    for second in range(200):
+        version.write("variables/variables.data-00000-of-00001", second, age_s=-second)
+        assert not version.is_complete()
+        version.pass_time(1)
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.EACCES, "PERMISSION_DENIED"), (errno.ESTALE, "UNAVAILABLE")])
+def test_a_folder_that_cannot_be_read_is_not_complete(
+    number: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = Settled(tmp_path / "1")
+    version.write("saved_model.pb", age_s=5)
+    version.write("variables/variables.index", age_s=5)
+    version.write("variables/variables.data-00000-of-00001", age_s=5)
+    scan = os.scandir
+
+    def failing(path: str) -> object:
+        if path.endswith("variables"):
+            raise OSError(number, os.strerror(number), path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(ServableError, match=f"variables; {os.strerror(number)}") as caught:
+        version.store.bring(str(version.folder))
+    assert caught.value.code == code
+    monkeypatch.undo()
+    assert version.is_complete()
 
 
 def test_without_settling_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from servable.storage.remote import (
     check_names,
     child_names,
     fingerprint,
-    missing_part,
     relative_name,
     remote_file,
     store_error,
@@ -299,28 +298,6 @@ def test_a_version_with_such_a_name_is_refused_as_a_whole(store: Store) -> None:
     with pytest.raises(InvalidArgumentError):
         store.bring()
     assert store.copies() == 0
-
-
-INDEX = "variables/variables.index"
-FIRST, SECOND = (f"variables/variables.data-0000{index}-of-00002" for index in range(2))
-
-
-@pytest.mark.parametrize(
-    ("names", "missing"),
-    [
-        ([], "saved_model.pb"),
-        ([INDEX, FIRST, SECOND], "saved_model.pb"),
-        (["saved_model.pb"], None),
-        (["saved_model.pbtxt", "assets/x"], None),
-        (["saved_model.pb", INDEX, FIRST, SECOND], None),
-        (["saved_model.pb", INDEX, FIRST], SECOND),
-        (["saved_model.pb", INDEX, SECOND], FIRST),
-        (["saved_model.pb", FIRST, SECOND], INDEX),
-        (["saved_model.pb", INDEX], "variables/variables.data-*"),
-    ],
-)
-def test_what_an_upload_still_lacks(names: list[str], missing: str | None) -> None:
-    assert missing_part(names) == missing
 
 
 @pytest.mark.parametrize(
