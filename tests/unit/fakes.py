@@ -36,9 +36,12 @@ class FakePool:
 
     def __init__(self) -> None:
         self.jobs: list[Callable[[], None]] = []
+        self.has_threads = True
 
-    def submit(self, job: Callable[[], None]) -> None:
-        self.jobs.append(job)
+    def submit(self, job: Callable[[], None]) -> bool:
+        if self.has_threads:
+            self.jobs.append(job)
+        return self.has_threads
 
     def run_next(self) -> None:
         self.jobs.pop(0)()

@@ -57,6 +57,9 @@ MAX_ENDED_VERSIONS = 100
 LEAST_STAY_S = 0.25
 """How long a lazy version stays at least: those who have waited for it need a moment to get to it."""
 
+NO_THREAD_PAUSE_S = 1.0
+"""How long to wait before the system is asked again for a thread that it refused."""
+
 LONGEST_INCOMPLETE_S = 60.0
 """How long a reload waits for the files of a version that are not all there."""
 
@@ -160,6 +163,7 @@ class Manager:
         self._gone: dict[str, None] = {}
         """Models that have ended, those that ended first at the front."""
         self._jobs: list[tuple[Pool, Job]] = []
+        """What is to be submitted with the next step."""
         self._closed: threading.Event | None = None
         self.routes: Mapping[str, ModelRoutes] = {}
         """What was published last. For any thread."""
@@ -223,6 +227,8 @@ class Manager:
         if self._queue:
             # There may be room when one has stayed long enough, or when something outside gives back memory.
             alarms.append(self._outside.clock() + LEAST_STAY_S)
+        if self._jobs:
+            alarms.append(self._outside.clock() + NO_THREAD_PAUSE_S)
         return max(0.0, min(alarms) - self._outside.clock()) if alarms else None
 
     def _ring(self) -> None:
@@ -386,9 +392,7 @@ class Manager:
         touched |= self._forget_models(touched)
         self._publish_changes(touched)
         # After publishing: LOADING is told before a load begins, and nobody reaches a version that is being unloaded.
-        jobs, self._jobs = self._jobs, []
-        for pool, job in jobs:
-            pool.submit(job)
+        self._jobs = [(pool, job) for pool, job in self._jobs if not pool.submit(job)]
         self._resolve(touched)
 
     def _reconcile(self, name: str) -> None:

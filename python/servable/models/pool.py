@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -9,19 +10,23 @@ from typing import Protocol
 
 __all__ = ["Job", "Pool", "ThreadPool"]
 
+log = logging.getLogger(__name__)
+
 Job = Callable[[], None]
 
 
 class Pool(Protocol):
     """Runs jobs that catch their own errors. Called from the manager's thread."""
 
-    def submit(self, job: Job) -> None: ...
+    def submit(self, job: Job) -> bool:
+        """Take on a job; false if there is no thread for it, now or when another is done: to be submitted again."""
 
 
 class ThreadPool:
     """Runs each job on a thread of its own, at most `size` at a time.
 
-    Jobs are few and long, so threads are not kept. They are daemons, because a load that TensorFlow has begun cannot be
+    Jobs are few and long, so threads are not kept; but one that is done takes what waits, since the system may refuse
+    another. They are daemons, because a load that TensorFlow has begun cannot be
     interrupted and must not hold up the end of the process.
     """
 
@@ -32,10 +37,14 @@ class ThreadPool:
         self._running = 0
         self._waiting: deque[Job] = deque()
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job) -> bool:
         with self._lock:
             self._waiting.append(job)
             self._start_some()
+            is_taken = self._running > 0 or self._size == 0
+            if not is_taken:
+                self._waiting.pop()
+            return is_taken
 
     def resize(self, size: int) -> None:
         """Jobs that run already are not affected."""
@@ -45,13 +54,25 @@ class ThreadPool:
 
     def _start_some(self) -> None:
         while self._waiting and self._running < self._size:
+            thread = threading.Thread(target=self._run, args=(self._waiting[0],), name=self._name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                log.warning("No further thread for a %s: %s", self._name, error)
+                return
+            self._waiting.popleft()
             self._running += 1
-            threading.Thread(target=self._run, args=(self._waiting.popleft(),), name=self._name, daemon=True).start()
 
-    def _run(self, job: Job) -> None:
-        try:
-            job()
-        finally:
+    def _run(self, job: Job | None) -> None:
+        while job is not None:
+            try:
+                job()
+            except BaseException:
+                log.exception("A %s failed otherwise than it may; this is a bug", self._name)
             with self._lock:
                 self._running -= 1
+                job = None
+                if self._waiting and self._running < self._size:
+                    job = self._waiting.popleft()
+                    self._running += 1
                 self._start_some()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 __all__ = ["Answers"]
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -106,12 +109,21 @@ class Answers(Generic[T]):
         period_s = self._period_s if question.error is None else min(self._period_s, FAILED_PERIOD_S)
         is_due = question.answered_s is None or now - question.answered_s >= period_s
         if question.sent_s is None and is_due:
+            if not self._has_thread():
+                return  # the next who wants to know tries again
             question.sent_s = now
             question.arrived.clear()
             self._waiting.append(key)
-            if self._threads < MAX_THREADS:
-                self._threads += 1
+
+    def _has_thread(self) -> bool:
+        """Whether there is a thread that puts questions to the store; starts one more if there may be more."""
+        if self._threads < MAX_THREADS:
+            try:
                 threading.Thread(target=self._work, name="list", daemon=True).start()
+                self._threads += 1
+            except RuntimeError as error:
+                log.warning("No further thread to ask a store: %s", error)
+        return self._threads > 0
 
     def _work(self) -> None:
         """Put questions to the store until none is left."""

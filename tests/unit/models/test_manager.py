@@ -196,6 +196,19 @@ def test_models_do_not_wait_for_one_another(world: World) -> None:
     assert (world.states("a"), world.states("b")) == ({1: "AVAILABLE"}, {1: "LOADING"})
 
 
+def test_what_gets_no_thread_is_submitted_again(world: World) -> None:
+    world.fetches.has_threads = False
+    resolution = world.watch("a", "b")
+    world.aspire(1, name="a", path="/a")
+    world.aspire(1, name="b", path="/b")
+    assert not world.fetches.jobs
+    world.fetches.has_threads = True
+    world.pass_time(1)
+    world.work()
+    assert (world.states("a"), world.states("b")) == ({1: "AVAILABLE"}, {1: "AVAILABLE"})
+    assert resolution.wait(0)
+
+
 def test_saying_the_same_again_changes_nothing(world: World) -> None:
     world.aspire(1)
     world.work()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import queue
 import threading
 
+import pytest
 from servable.models.pool import ThreadPool
 
 
@@ -31,3 +32,33 @@ def test_a_larger_pool_starts_what_waits() -> None:
     assert not done.is_set()
     pool.resize(1)
     assert done.wait(10)
+
+
+def test_a_job_that_gets_no_thread_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = ThreadPool("test", 1)
+    done = threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert not pool.submit(done.set)
+    assert pool.submit(done.set)
+    assert done.wait(10)
+
+
+def test_jobs_that_get_no_thread_follow_those_that_have_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = ThreadPool("test", 4)
+    gate, done = threading.Event(), threading.Semaphore(0)
+
+    def wait() -> None:
+        gate.wait(10)
+
+    assert pool.submit(wait)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    for _ in range(3):
+        assert pool.submit(done.release)
+    gate.set()
+    for _ in range(3):
+        assert done.acquire(timeout=10)
+
+
+def refuse(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")

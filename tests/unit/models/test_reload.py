@@ -26,8 +26,9 @@ A, B = ModelConfig("a", "/a"), ModelConfig("b", "/b")
 class InlinePool:
     """Runs a job where it is submitted: every wait of the reloader is over before it begins."""
 
-    def submit(self, job: Callable[[], None]) -> None:
+    def submit(self, job: Callable[[], None]) -> bool:
         job()
+        return True
 
 
 class World:

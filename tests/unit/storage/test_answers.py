@@ -146,3 +146,16 @@ def test_what_nobody_wants_to_know_is_forgotten() -> None:
     slow.clock.now = 3601
     slow.answers.get("y")
     assert slow.answers.latest("x") is None
+
+
+def test_a_question_that_gets_no_thread_is_asked_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    slow = Slow()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(TimeoutError):
+            slow.answers.get("x")
+    assert slow.answers.get("x") == "xa"
+    assert slow.asked == ["x"]
