@@ -203,6 +203,9 @@ def check_list(models: Sequence[ModelConfig], before: Sequence[ModelConfig] = ()
             raise InvalidArgumentError(f"Illegal to list model {model.name} multiple times in config list")
         seen.add(model.name)
     for model in models:
+        for what, text in (("name", model.name), ("base_path", model.base_path)):
+            if "\0" in text:
+                raise InvalidArgumentError(f"Model {model.name!r}: {what} has a NUL, which no path can have: {text!r}")
         if not is_absolute(model.base_path):
             raise InvalidArgumentError(
                 f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"

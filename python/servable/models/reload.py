@@ -310,6 +310,9 @@ def watch_config_file(
             failed = f"Failed to read ModelServerConfig file: {error.message}: {error.detail}"
         except ServableError as error:
             failed = f"PollFilesystemAndReloadConfig failed to ReloadConfig: {error.message}"
+        except Exception as error:
+            failed = f"PollFilesystemAndReloadConfig failed to ReloadConfig: {type(error).__name__}: {error}"
+            log.debug(failed, exc_info=True)
         if failed and (failed != complaint or look is Look.ASKED):
             log.error(failed)
         complaint = failed

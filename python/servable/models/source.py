@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from servable.config.batching import BatchingParameters
 from servable.config.model_config import Latest, ModelConfig, Policy, Specific
-from servable.errors import ServableError
 
 __all__ = ["Aspired", "FileSystemSource", "VersionFolder", "aspired", "versions_in"]
 
@@ -114,7 +113,7 @@ class FileSystemSource:
         for model in self._models if self._enabled else ():
             try:
                 children = self._folders(model.base_path)
-            except (OSError, ServableError) as error:
+            except Exception as error:  # whatever it is, it concerns this model only
                 self._findings.pop(model.name, None)
                 problem = f"Could not find base path {model.base_path} for servable {model.name} with error "
                 self._remark(model, [problem + (getattr(error, "strerror", None) or str(error))])

@@ -123,6 +123,8 @@ def test_custom_config_is_refused() -> None:
             "Model m: cannot read ftp://a/b; a base path is an absolute path, file:///path, or begins with a store: "
             "s3://, gs://, gcs://, az://, abfs://, abfss://, hdfs://, http://, https://",
         ),
+        ([("m", "/a\0")], "Model 'm': base_path has a NUL, which no path can have: '/a\\x00'"),
+        ([("m\0", "/a")], "Model 'm\\x00': name has a NUL, which no path can have: 'm\\x00'"),
         ([("", "/a")], "Expected every model to have a name; the one at /a has none"),
     ],
 )

@@ -417,3 +417,19 @@ def test_the_watched_file_is_applied_when_it_changes(world: World, caplog: pytes
     assert world.reloader.models == (B,)
     complaints = [record.message for record in caplog.records if "failed to ReloadConfig" in record.message]
     assert len(complaints) == 1
+
+
+def test_the_file_is_watched_whatever_happens(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.start(A)
+    contents = iter([None, [B]])
+
+    def read() -> list[ModelConfig]:
+        models = next(contents)
+        if models is None:
+            raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+        return models
+
+    looks = iter([Look.PERIODIC, Look.PERIODIC, Look.NONE])
+    watch_config_file(read, world.reloader, lambda: next(looks))
+    assert world.reloader.models == (B,)
+    assert "failed to ReloadConfig: UnicodeDecodeError: " in caplog.text

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -161,6 +162,14 @@ def test_a_store_that_fails_concerns_its_own_model_only(caplog: pytest.LogCaptur
         FileSystemSource(announced.append, folders=folders).replace([A, B])
     assert announced == [{"b": [Aspired(1, "/b/1")]}]
     assert "Could not find base path /a for servable a with error down" in caplog.text
+
+
+def test_a_path_that_cannot_be_one_concerns_its_own_model_only(caplog: pytest.LogCaptureFixture) -> None:
+    announced: list[Mapping[str, Sequence[Aspired]]] = []
+    source = FileSystemSource(announced.append, folders=lambda path: os.listdir("\0") if path == "/a" else ["1"])
+    source.replace([A, B])
+    assert announced == [{"b": [Aspired(1, "/b/1")]}]
+    assert "Could not find base path /a for servable a with error embedded null byte" in caplog.text
 
 
 def test_versions_of_a_store_keep_its_uri() -> None:
