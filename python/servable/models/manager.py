@@ -446,8 +446,8 @@ class Manager:
 
     def _snapshot(self, version: Version) -> VersionSnapshot:
         asked_for = version.asked_for or not self._is_lazy(version)
-        is_prepared = version.state is State.LOADING and version.phase is not Phase.PREPARING
-        return VersionSnapshot(version.number, version.state, version.aspired, asked_for, is_prepared)
+        is_granted = version.state is State.LOADING and version.phase in (Phase.GRANTED, Phase.LOADING)
+        return VersionSnapshot(version.number, version.state, version.aspired, asked_for, is_granted)
 
     def _is_lazy(self, version: Version) -> bool:
         return self._keeping.get(version.name, self._usual).lazy
@@ -495,7 +495,8 @@ class Manager:
         """Begin to load what there is room for. What waits for memory is not overtaken by others that need some."""
         is_waiting = False
         for version in list(self._queue):
-            if self._waits_for_others(version) or (is_waiting and any(version.memory.values())):
+            waits_for_others = self._waits_for_others(version)
+            if (waits_for_others and version.phase is Phase.GRANTED) or (is_waiting and any(version.memory.values())):
                 continue
             decision, reason = self._admission(version)
             while decision is Admission.EVICT:
@@ -503,6 +504,10 @@ class Manager:
                 decision, reason = self._admission(version)
             if decision is Admission.WAIT:
                 is_waiting = True
+                continue
+            if decision is Admission.ADMIT and waits_for_others:
+                version.phase = Phase.GRANTED
+                self._touch(version)
                 continue
             self._queue.remove(version)
             if decision is Admission.ADMIT:
@@ -514,25 +519,31 @@ class Manager:
 
     def _waits_for_others(self, version: Version) -> bool:
         """Whether versions of its model have to go first that are not wanted any more."""
-        if self._keeping.get(version.name, self._usual).transition is not Transition.RESOURCE_PRESERVING:
+        if self._transition(version) is not Transition.RESOURCE_PRESERVING:
             return False
         others = [other for other in self._models[version.name].values() if not other.aspired]
         return any(other.state in (State.LOADING, State.AVAILABLE, State.UNLOADING) for other in others)
 
+    def _transition(self, version: Version) -> Transition:
+        return self._keeping.get(version.name, self._usual).transition
+
     def _admission(self, version: Version) -> tuple[Admission, str]:
         if not any(version.memory.values()):
             return Admission.ADMIT, ""
-        kinds = ("staying", "coming", "leaving", "evictable", "fresh")
+        kinds = ("staying", "coming", "leaving", "evictable", "fresh", "parting")
+        lets_go_first = self._transition(version) is Transition.RESOURCE_PRESERVING
         others: dict[str, list[Mapping[str, int]]] = {kind: [] for kind in kinds}
         for known in self._all_versions():
             if known.prepared is None or known is version:
                 continue
-            if known.state is State.UNLOADING:
+            if lets_go_first and known.name == version.name and not known.aspired and known.servable is not None:
+                kind = "parting"
+            elif known.state is State.UNLOADING:
                 kind = "leaving"
             elif known.state is State.AVAILABLE:
                 is_fresh = self._stays_for(known) > 0
                 kind = ("fresh" if is_fresh else "evictable") if self._is_evictable(known) else "staying"
-            elif known.phase is Phase.LOADING:
+            elif known.phase in (Phase.GRANTED, Phase.LOADING):
                 kind = "coming"
             else:
                 continue  # waits for memory itself
@@ -543,9 +554,8 @@ class Manager:
 
     def _hint(self, version: Version) -> str:
         """What would make room, if that is easy to say."""
-        keeping = self._keeping.get(version.name, self._usual)
         old = [v.number for v in self._models[version.name].values() if v.state is State.AVAILABLE and not v.aspired]
-        if old and keeping.transition is Transition.AVAILABILITY_PRESERVING:
+        if old and self._transition(version) is Transition.AVAILABILITY_PRESERVING:
             return f". With the transition RESOURCE_PRESERVING, version {old[0]} would be unloaded first"
         return ""
 

@@ -73,16 +73,17 @@ def admission(
     leaving: Sequence[Mapping[str, int]],
     evictable: Sequence[Mapping[str, int]],
     fresh: Sequence[Mapping[str, int]] = (),
+    parting: Sequence[Mapping[str, int]] = (),
 ) -> tuple[Admission, str]:
     """What to do about a version that needs so much, and why there is no room for it, if there is none.
 
-    `staying`, `coming` (being loaded), `leaving` (being unloaded), `evictable` and `fresh` (evictable in a moment) are
-    the estimates of all others.
+    `staying`, `coming` (being loaded), `leaving` (being unloaded), `evictable`, `fresh` (evictable in a moment) and
+    `parting` (gone before it is loaded, in any case) are the estimates of all others.
     """
-    used, free = total([*staying, *coming, *leaving, *evictable, *fresh]), memory.free()
+    used, free = total([*staying, *coming, *leaving, *evictable, *fresh, *parting]), memory.free()
 
     def shortage(gone: Sequence[Mapping[str, int]]) -> str:
-        return memory.shortage(need, free, used=used, coming=total(coming), leaving=total(gone))
+        return memory.shortage(need, free, used=used, coming=total(coming), leaving=total([*parting, *gone]))
 
     reason = shortage([])
     if not reason:

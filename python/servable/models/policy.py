@@ -20,8 +20,8 @@ class VersionSnapshot:
     aspired: bool
     asked_for: bool = True
     """False: it is to be loaded with its first request, and there was none."""
-    is_prepared: bool = False
-    """Being loaded, and its files are here."""
+    is_granted: bool = False
+    """Being loaded: its files are here, and it has room, or will have once what is not wanted has gone."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ def _load_first(versions: Sequence[VersionSnapshot]) -> Action | None:
 
 
 def _unload_first(versions: Sequence[VersionSnapshot]) -> Action | None:
-    """What is no longer wanted goes as soon as the files of a wanted version are here.
+    """What is no longer wanted goes as soon as a wanted version is here that can then be loaded.
 
     The manager does not load those before all that is not wanted has gone.
     """
     surplus = _surplus(versions)
     wanted = [v for v in versions if v.aspired]
-    if surplus and (not wanted or any(v.state is State.AVAILABLE or v.is_prepared for v in wanted)):
+    if surplus and (not wanted or any(v.state is State.AVAILABLE or v.is_granted for v in wanted)):
         return Unload(min(surplus))
     return _load(versions, unasked=bool(surplus))
 

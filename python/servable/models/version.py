@@ -23,6 +23,7 @@ class Phase(enum.Enum):
 
     PREPARING = "its files are brought, or it waits for the next attempt"
     QUEUED = "it waits for memory"
+    GRANTED = "there is room for it once versions of its model that are not wanted have gone"
     LOADING = "it is being loaded"
 
 

@@ -578,6 +578,57 @@ class TestMemory:
         world.work()
         assert world.states("b") == {1: "AVAILABLE"}
 
+    def test_no_version_goes_for_one_that_will_not_fit(self) -> None:
+        world = World(limit=100, usual=Keeping(transition=Transition.RESOURCE_PRESERVING))
+        world.sizes = {"/m/1": 40, "/m/2": 400, "/m/3": 100}
+        world.aspire(1)
+        world.work()
+        world.aspire(2)
+        for _ in range(2):
+            world.work()
+            assert world.states() == {1: "AVAILABLE", 2: "END"}
+            assert world.error(2)[0] == "RESOURCE_EXHAUSTED"
+            world.pass_time(60)
+        world.aspire(3)
+        world.work()
+        assert world.states() == {1: "END", 2: "END", 3: "AVAILABLE"}
+
+    def test_no_version_goes_for_one_that_may_not_fit_when_others_are_loaded(self) -> None:
+        world = World(limit=100, usual=Keeping(transition=Transition.RESOURCE_PRESERVING))
+        world.sizes = {"/m/1": 40, "/m/2": 60, "/n/1": 50}
+        world.aspire(1)
+        world.work()
+        world.aspire(1, name="n", path="/n")
+        world.fetch()
+        world.aspire(2)
+        world.fetch()
+        assert world.states() == {1: "AVAILABLE", 2: "LOADING"}
+        world.work()
+        assert world.states() == {1: "AVAILABLE", 2: "END"}
+        assert world.states("n") == {1: "AVAILABLE"}
+
+    def test_nobody_takes_the_room_that_a_version_makes_for_its_successor(self) -> None:
+        world = World(limit=100, usual=Keeping(transition=Transition.RESOURCE_PRESERVING))
+        world.sizes = {"/m/1": 60, "/m/2": 60, "/n/1": 60}
+        world.aspire(1)
+        world.work()
+        world.aspire(2)
+        world.fetch()
+        assert world.states() == {1: "UNLOADING", 2: "LOADING"}
+        world.aspire(1, name="n", path="/n")
+        world.work()
+        assert world.states() == {1: "END", 2: "AVAILABLE"}
+        assert world.error(1, "n")[0] == "RESOURCE_EXHAUSTED"
+
+    def test_models_change_their_versions_one_after_the_other_where_memory_is_short(self) -> None:
+        world = World(limit=100, usual=Keeping(transition=Transition.RESOURCE_PRESERVING))
+        world.sizes = dict.fromkeys(["/m/1", "/m/2", "/n/1", "/n/2"], 50)
+        for number in (1, 2):
+            for name in "mn":
+                world.aspire(number, name=name, path=f"/{name}")
+            world.work()
+        assert world.states("m") == world.states("n") == {1: "END", 2: "AVAILABLE"}
+
     def test_a_load_waits_for_those_that_are_under_way(self) -> None:
         world = World(limit=100)
         world.sizes = {"/m/1": 60, "/m/2": 60}

@@ -65,10 +65,10 @@ def test_next_action_that_preserves_resources(
     assert next_action(snapshots[::-1], Transition.RESOURCE_PRESERVING) == action
 
 
-def test_resources_are_given_back_when_the_new_files_are_here() -> None:
+def test_resources_are_given_back_when_what_replaces_them_can_be_loaded() -> None:
     old = VersionSnapshot(1, READY, False)
-    for is_prepared, action in ((False, None), (True, Unload(1))):
-        new = VersionSnapshot(2, LOADING, True, is_prepared=is_prepared)
+    for is_granted, action in ((False, None), (True, Unload(1))):
+        new = VersionSnapshot(2, LOADING, True, is_granted=is_granted)
         assert next_action([old, new], Transition.RESOURCE_PRESERVING) == action
 
 
