@@ -12,7 +12,7 @@ LOADING. Requests reach a version through the published routes while it is AVAIL
 
 A version that has ended stays known, so that its status can be asked for. It starts anew when it is aspired again after
 it was not, when it comes from another path or is to be batched otherwise, or, if it had failed, when its files have
-changed (`retry`). While it is loaded it stays as it was loaded.
+changed (`retry`) or its cause may have gone (`OUTAGES`). While it is loaded it stays as it was loaded.
 """
 
 from __future__ import annotations
@@ -71,6 +71,13 @@ MAX_ENDED_MODELS = 1000
 
 PERMANENT = ("FAILED_PRECONDITION", "UNIMPLEMENTED")
 """Codes of load errors that another attempt will not mend: a package is missing, an op is unknown."""
+
+
+OUTAGES = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "PERMISSION_DENIED")
+"""Codes of load errors whose cause lies outside of the version's files, and may go away without a change of these."""
+
+LEAST_OUTAGE_PAUSE_S = 1.0
+"""Between attempts that do not end, however short the interval of those that do."""
 
 
 @dataclass(frozen=True)
@@ -354,11 +361,11 @@ class Manager:
         if version.aspired:
             log.error("Servable %s cannot be loaded: %s", version, error.status)
         version.end(error)
-        if version.aspired and is_full:
-            version.alarm = self._outside.clock() + self._retries.interval_s  # others may have gone by then
-        elif version.aspired and self._is_lazy(version):
+        if version.aspired and self._is_lazy(version) and not is_full:
             # Who asks meanwhile is told of the error; who asks later has it tried again.
             version.alarm = self._outside.clock() + self._retries.pause_s(version.attempts)
+        elif version.aspired and error.code in OUTAGES:
+            version.alarm = self._outside.clock() + max(self._retries.interval_s, LEAST_OUTAGE_PAUSE_S)
 
     def _unloaded(self, version: Version, error: ServableError | None) -> None:
         log.info("Done unloading servable version %s", version)
@@ -725,4 +732,9 @@ def _put(lists: dict[str, list[Version]], name: str, versions: list[Version]) ->
 
 
 def _domain_error(error: Exception) -> ServableError:
-    return error if isinstance(error, ServableError) else InternalError(f"{type(error).__name__}: {error}")
+    if isinstance(error, ServableError):
+        return error
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError) or "can't start new thread" in text:
+        return ServableError(text, code="RESOURCE_EXHAUSTED")
+    return InternalError(text)

@@ -188,7 +188,7 @@ class Cache:
         except OSError as error:
             raise ServableError(
                 f"{order.uri} cannot be kept in {self._folder}: {error}",
-                code="PERMISSION_DENIED" if isinstance(error, PermissionError) else "UNKNOWN",
+                code="PERMISSION_DENIED" if isinstance(error, PermissionError) else "UNAVAILABLE",
             ) from error
         raise AssertionError("this is a bug: counting has ended")
 

@@ -30,7 +30,9 @@ from tests.unit.fakes import FakeClock, FakePool, FakeServable, statuses
 class World:
     """A manager with everything around it faked. `events` has what happened, in order."""
 
-    def __init__(self, retries: int = 0, *, limit: int = 0, usual: Keeping | None = None) -> None:
+    def __init__(
+        self, retries: int = 0, *, interval_s: float = 60.0, limit: int = 0, usual: Keeping | None = None
+    ) -> None:
         self.events: list[str] = []
         self.prepared: list[Aspired] = []
         self.errors: dict[str, ServableError] = {}
@@ -47,7 +49,7 @@ class World:
         self.manager = Manager(
             Outside(self.prepare, self.publish, stamp=lambda path: self.stamps.get(path, ""), clock=self.clock),
             Pools(self.fetches, self.loads, self.unloads),
-            retries=Retries(retries, 60.0),
+            retries=Retries(retries, interval_s),
             memory=Memory({"ram": limit} if limit else {}),
             usual=usual,
         )
@@ -245,6 +247,40 @@ def test_retries_end() -> None:
         world.manager.process()
     assert world.events.count("load m/1") == 3
     assert world.states() == {1: "END"}
+
+
+@pytest.mark.parametrize("code", ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "PERMISSION_DENIED"])
+def test_an_outage_is_waited_for_as_long_as_the_version_is_wanted(code: str) -> None:
+    world = World(retries=1)
+    world.errors["/m/1"] = ServableError("the store is away", code=code)
+    world.aspire(1)
+    for pause in (3.75, 60, 60, 60):
+        world.work()
+        world.pass_time(pause)
+    assert world.events.count("load m/1") == 4
+    world.work()
+    assert world.states() == {1: "END"}
+    assert world.error(1) == (code, "the store is away")
+    world.aspire()
+    world.pass_time(60)
+    assert not world.fetches.jobs
+    world.aspire(1)
+    del world.errors["/m/1"]
+    world.work()
+    assert world.states() == {1: "AVAILABLE"}
+
+
+def test_an_outage_keeps_nobody_busy_where_retries_do_not_wait() -> None:
+    world = World(retries=0, interval_s=0)
+    world.errors["/m/1"] = ServableError("the store is away", code="UNAVAILABLE")
+    world.aspire(1)
+    world.work()
+    world.pass_time(0.9)
+    assert world.states() == {1: "END"}
+    del world.errors["/m/1"]
+    world.pass_time(0.1)
+    world.work()
+    assert world.states() == {1: "AVAILABLE"}
 
 
 def test_a_permanent_error_is_not_tried_again() -> None:
