@@ -146,6 +146,10 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
     profiling = Profiling(functools.partial(open_profiler, find_package), engine, stopping.event)
     find = find_handler(reloader, lambda: manager.routes, manager.ask_for, server, engine, profiling)
     _start_thread("control", functools.partial(answer_calls, server.next_call, find, stopping.event))
+    if config.models.config_file:
+        read = functools.partial(read_models, config.models.config_file, engine)
+        next_look = functools.partial(stopping.next_look, config.models.config_file_period_s)
+        _start_thread("config", functools.partial(watch_config_file, read, reloader, next_look))
     if not _has_started(started, config.models.start_timeout_s, stopping):
         log.info("Stopping before the first models are available")
         stopping.tell()
@@ -155,10 +159,6 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
 
     server.start()
     ports = _announce(server, config)
-    if config.models.config_file:
-        read = functools.partial(read_models, config.models.config_file, engine)
-        next_look = functools.partial(stopping.next_look, config.models.config_file_period_s)
-        _start_thread("config", functools.partial(watch_config_file, read, reloader, next_look))
     on_ready(ports)
 
     stopping.wait()

@@ -355,6 +355,19 @@ def test_a_restart_keeps_what_was_changed(tmp_path: Path) -> None:
         assert server.names() == ["base", "gone"]
 
 
+def test_an_added_model_that_is_broken_does_not_hold_up_a_restart(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    shutil.copytree(MODELS / "multi", tmp_path / "added")
+    with administered(tmp_path, f"--model_state_file={state}") as server:
+        server.add("added", tmp_path / "added")
+    for version in (tmp_path / "added").iterdir():
+        (version / "saved_model.pb").write_bytes(b"no SavedModel")
+    retries = ("--max_num_load_retries=9", "--load_retry_interval_micros=3600000000")
+    with administered(tmp_path, f"--model_state_file={state}", *retries) as server:
+        assert "added through the admin port did not become available" in server.log
+        assert server.names() == ["added"]
+
+
 def test_the_watched_file_keeps_what_was_changed(tmp_path: Path) -> None:
     config = tmp_path / "models.config"
     config.write_text(config_text([Model("a", HALF_PLUS_TWO)]))

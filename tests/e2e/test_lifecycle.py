@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -321,3 +322,18 @@ def test_the_configuration_file_is_watched(tmp_path: Path) -> None:
         config.write_text(config_text([Model("b", MODELS / "half")]))
         server.wait_for(lambda: rest.states("b") == {"7": "AVAILABLE"}, "the new model is there")
         server.wait_for(lambda: rest.states("a") == {"1": "END"}, "the old model goes")
+
+
+@pytest.mark.parametrize("by_signal", [True, False])
+def test_a_wrong_path_in_the_configuration_file_can_be_mended_during_the_start(by_signal: bool, tmp_path: Path) -> None:
+    config = tmp_path / "models.config"
+    config.write_text(config_text([Model("a", HALF_PLUS_TWO), Model("b", tmp_path / "hlaf")]))
+    flags = [f"--model_config_file={config}", f"--model_config_file_poll_wait_seconds={0 if by_signal else 1}"]
+    with ServerProcess(flags, tmp_path / "log") as server, Rest(server.rest_port) as rest:
+        server.wait_for(lambda: f"Could not find base path {tmp_path}/hlaf" in server.log, "the base path is missed")
+        assert not server.is_open()
+        config.write_text(config_text([Model("a", HALF_PLUS_TWO), Model("b", MODELS / "half")]))
+        if by_signal:
+            server.signal(signal.SIGHUP)
+        server.wait_ready()
+        assert rest.states("b") == {"7": "AVAILABLE"}

@@ -195,12 +195,13 @@ class Manager:
         """Try this version again if it has failed: its files have changed."""
         self._inbox.put(lambda: self._retry(name, version))
 
-    def watch(self, names: Iterable[str], *, patient: bool) -> Resolution:
+    def watch(self, names: Iterable[str], *, patient: bool, hasty: bool = False) -> Resolution:
         """Ask for word when these models are available or have failed. What was aspired before counts.
 
-        A model without any version may get one some time, if `patient`; else it has failed.
+        A model without any version may get one some time, if `patient`; else it has failed. For the `hasty`, so has one
+        whose first attempt has failed, or whose files are not all there, whatever becomes of it later.
         """
-        resolution = Resolution(names, patient=patient)
+        resolution = Resolution(names, patient=patient, hasty=hasty)
         self._inbox.put(lambda: self._watch(resolution))
         return resolution
 
@@ -679,7 +680,7 @@ class Manager:
         waiting = []
         for resolution in self._watched:
             for name in resolution.open.keys() & touched:
-                outcome = self._outcome(name, resolution.patient)
+                outcome = self._outcome(name, resolution)
                 if outcome == "available":
                     del resolution.open[name]
                 else:
@@ -694,20 +695,21 @@ class Manager:
         ):
             self._closed.set()
 
-    def _outcome(self, name: str, patient: bool) -> Failure | Literal["available"] | None:
+    def _outcome(self, name: str, resolution: Resolution) -> Failure | Literal["available"] | None:
         """What has become of a model; `None` while that is open.
 
         It is available as soon as one of its aspired versions is, or can be asked for, whatever becomes of the others.
         """
-        if not self._goals.get(name) and not patient:
+        if not self._goals.get(name) and not resolution.patient:
             return Failure(name, None, NotFoundError("no version was found under its base path"))
         wanted = [version for version in self._models.get(name, {}).values() if version.aspired]
         if any(version.state is State.AVAILABLE or not self._snapshot(version).asked_for for version in wanted):
             return "available"
-        if not wanted or any(version.state is not State.END and not self._is_stuck(version) for version in wanted):
+        is_given_up = self._has_stumbled if resolution.hasty else self._is_stuck
+        if not wanted or any(version.state is not State.END and not is_given_up(version) for version in wanted):
             return None
         newest = max(wanted, key=lambda version: version.number)
-        if newest.state is not State.END and patient:
+        if newest.state is not State.END and resolution.patient:
             return None
         return Failure(name, newest.number, newest.error or newest.missing or InternalError("ended without an error"))
 
@@ -715,6 +717,9 @@ class Manager:
         """Whether its files have been incomplete for so long that nobody but a start should wait for them."""
         since = version.incomplete_since
         return since is not None and self._outside.clock() - since > LONGEST_INCOMPLETE_S
+
+    def _has_stumbled(self, version: Version) -> bool:
+        return version.error is not None or version.incomplete_since is not None
 
 
 def _forget_versions(versions: dict[int, Version]) -> None:

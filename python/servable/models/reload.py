@@ -60,7 +60,7 @@ class Started:
 
     configured: Resolution
     restored: Resolution
-    """Those that were added at run time before the last end of the process."""
+    """Those that were added at run time before the last end of the process; one attempt is waited for."""
 
 
 class Reloader:
@@ -122,7 +122,8 @@ class Reloader:
             configured = [model.name for model in self._models if model.name not in overlay.models]
             self._confirmed = frozenset(configured)
             return Started(
-                self._manager.watch(configured, patient=patient), self._manager.watch(overlay.models, patient=False)
+                self._manager.watch(configured, patient=patient),
+                self._manager.watch(overlay.models, patient=False, hasty=True),
             )
 
     def is_news(self, models: Sequence[ModelConfig]) -> bool:

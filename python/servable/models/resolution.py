@@ -32,9 +32,10 @@ class Failure:
 class Resolution:
     """Whether models have become available: one answer, some time. Waited for on any thread."""
 
-    def __init__(self, names: Iterable[str], *, patient: bool) -> None:
+    def __init__(self, names: Iterable[str], *, patient: bool, hasty: bool = False) -> None:
         self.names = tuple(names)
         self.patient = patient
+        self.hasty = hasty
         self.failures: tuple[Failure, ...] = ()
         """What did not become available, once resolved."""
         self.open: dict[str, Failure | None] = dict.fromkeys(self.names)

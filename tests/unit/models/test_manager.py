@@ -445,6 +445,24 @@ def test_without_patience_a_model_without_versions_has_failed(world: World) -> N
     ]
 
 
+def test_the_hasty_wait_for_one_attempt() -> None:
+    world = World(retries=5)
+    world.errors["/m/1"] = NotFoundError("broken")
+    world.incomplete.add("/n/1")
+    for name in "mn":
+        world.aspire(1, name=name, path=f"/{name}")
+    hasty, other = (world.manager.watch("mn", patient=False, hasty=is_hasty) for is_hasty in (True, False))
+    world.manager.process()
+    assert not hasty.wait(0)
+    world.work()
+    assert hasty.wait(0)
+    assert [(failure.name, failure.error.message) for failure in hasty.failures] == [
+        ("m", "broken"),
+        ("n", "half of it"),
+    ]
+    assert not other.wait(0)
+
+
 def test_a_failure_resolves_and_is_told(world: World) -> None:
     world.errors["/m/1"] = NotFoundError("broken")
     world.aspire(1)
