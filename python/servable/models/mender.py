@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from servable.models.manager import Failed
+from servable.storage.aside import PATIENCE_S, Aside
 
 __all__ = ["Mender"]
 
@@ -17,19 +18,29 @@ class Mender:
     """
 
     def __init__(
-        self, failed: Callable[[], Sequence[Failed]], stamp: Callable[[str], str], retry: Callable[[str, int], None]
+        self,
+        failed: Callable[[], Sequence[Failed]],
+        stamp: Callable[[str], str],
+        retry: Callable[[str, int], None],
+        *,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self._failed = failed
-        self._stamp = stamp
+        self._stamps = Aside(stamp, patience_s=patience_s)
         self._retry = retry
         self._seen: Mapping[tuple[str, int], str] = {}
 
     def look(self) -> None:
         """Have those versions tried again whose files differ from what failed, and from one look to the next do not."""
-        seen = {}
-        for failed in self._failed():
+        seen: dict[tuple[str, int], str] = {}
+        all_failed = self._failed()
+        stamps = self._stamps.ask_all([failed.goal.path for failed in all_failed])
+        for failed in all_failed:
             key = (failed.name, failed.goal.version)
-            stamp = seen[key] = self._stamp(failed.goal.path)
+            stamp = stamps[failed.goal.path]
+            if isinstance(stamp, Exception):
+                continue
+            seen[key] = stamp
             if stamp != failed.stamp and stamp == self._seen.get(key):
                 self._retry(*key)
         self._seen = seen

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from servable.config.batching import BatchingParameters
 from servable.config.model_config import Latest, ModelConfig, Policy, Specific
+from servable.storage.aside import PATIENCE_S, Aside
 
 __all__ = ["Aspired", "FileSystemSource", "VersionFolder", "aspired", "versions_in"]
 
@@ -83,10 +84,13 @@ class FileSystemSource:
         folders: Callable[[str], Sequence[str]],
         enabled: bool = True,
         keep_last: bool = False,
+        patience_s: float = PATIENCE_S,
     ) -> None:
-        """With `keep_last`, a base path without versions does not unload what is served."""
+        """With `keep_last`, a base path without versions does not unload what is served. One that does not answer is
+        waited for once, for `patience_s`, and then treated as one that cannot be read until it does.
+        """
         self._announce = announce
-        self._folders = folders
+        self._folders = Aside(folders, patience_s=patience_s)
         self._enabled = enabled
         self._keep_last = keep_last
         self._scanning = threading.Lock()  # guards what follows, and the order of announcements
@@ -110,13 +114,14 @@ class FileSystemSource:
             self._scan({})
 
     def _scan(self, announcement: dict[str, Sequence[Aspired]]) -> None:
-        for model in self._models if self._enabled else ():
-            try:
-                children = self._folders(model.base_path)
-            except Exception as error:  # whatever it is, it concerns this model only
+        models = self._models if self._enabled else ()
+        answers = self._folders.ask_all([model.base_path for model in models])
+        for model in models:
+            children = answers[model.base_path]
+            if isinstance(children, Exception):  # whatever it is, it concerns this model only
                 self._findings.pop(model.name, None)
                 problem = f"Could not find base path {model.base_path} for servable {model.name} with error "
-                self._remark(model, [problem + (getattr(error, "strerror", None) or str(error))])
+                self._remark(model, [problem + (getattr(children, "strerror", None) or str(children))])
                 continue
             finding = self._findings.get(model.name)
             if finding is None or finding.model is not model or finding.children != children:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -10,6 +11,8 @@ from servable.config.batching import BatchingParameters
 from servable.config.model_config import All, Latest, ModelConfig, Policy, Specific
 from servable.errors import ServableError
 from servable.models.source import Aspired, FileSystemSource, VersionFolder, aspired, versions_in
+
+from tests.e2e.server import wait_until
 
 
 @pytest.mark.parametrize(
@@ -170,6 +173,29 @@ def test_a_path_that_cannot_be_one_concerns_its_own_model_only(caplog: pytest.Lo
     source.replace([A, B])
     assert announced == [{"b": [Aspired(1, "/b/1")]}]
     assert "Could not find base path /a for servable a with error embedded null byte" in caplog.text
+
+
+def test_a_base_path_that_hangs_concerns_its_own_model_only(caplog: pytest.LogCaptureFixture) -> None:
+    back = threading.Event()
+
+    def folders(path: str) -> list[str]:
+        if path == "/a":
+            back.wait()
+        return ["1"]
+
+    announced: list[Mapping[str, Sequence[Aspired]]] = []
+    source = FileSystemSource(announced.append, folders=folders, patience_s=0.05)
+    source.replace([A, B])
+    source.scan()
+    assert announced == [{"b": [Aspired(1, "/b/1")]}] * 2
+    assert caplog.text.count("Could not find base path /a for servable a with error it does not answer") == 1
+    back.set()
+
+    def is_found() -> bool:
+        source.scan()
+        return "a" in announced[-1]
+
+    wait_until(is_found, "the base path answers again")
 
 
 def test_versions_of_a_store_keep_its_uri() -> None:
