@@ -32,7 +32,7 @@ from servable.models.manager import Keeping, Manager, Outside, Pools, Retries
 from servable.models.memory import Memory, available_ram, ram_limit
 from servable.models.mender import Mender
 from servable.models.overlay import Origin
-from servable.models.pool import ThreadPool
+from servable.models.pool import PlacePools, ThreadPool
 from servable.models.reload import Look, Reloader, Started, unavailable, watch_config_file
 from servable.models.source import Aspired, FileSystemSource
 from servable.models.state_file import StateFile
@@ -48,7 +48,7 @@ __all__ = ["Ports", "run"]
 log = logging.getLogger(__name__)
 
 FETCH_THREADS = 8
-"""Versions whose files are brought at a time. Mostly they are there already, or come over a network."""
+"""Versions whose files are brought at a time from one store; also those of this machine that are looked at."""
 UNLOAD_TIMEOUT_S = 2.0
 STOP_CHECK_S = 0.05
 LAST_ANSWERS_S = 1.0
@@ -231,7 +231,7 @@ def _manager(config: Config, files: Files, server: engine.Server, stores: Stores
     return Manager(
         Outside(prepare=prepare, publish=server.publish, stamp=stores.stamp),
         Pools(
-            fetches=ThreadPool("fetch", FETCH_THREADS),
+            fetches=PlacePools("fetch", FETCH_THREADS),
             loads=loads,
             unloads=ThreadPool("unload", config.loading.unload_threads),
         ),

@@ -109,7 +109,8 @@ class Keeping:
 class Pools:
     """Where the parts are run that wait: bringing files, loading, unloading."""
 
-    fetches: Pool
+    fetches: Callable[[str], Pool]
+    """By the path that is brought."""
     loads: Pool
     unloads: Pool
 
@@ -479,7 +480,7 @@ class Manager:
             else:
                 self._inbox.put(lambda: self._brought(version, stamp, prepared))
 
-        self._jobs.append((self._pools.fetches, job))
+        self._jobs.append((self._pools.fetches(version.goal.path), job))
 
     def _not_wanted(self, version: Version) -> None:
         """Its turn came when it was not wanted; by now it may be."""

@@ -8,7 +8,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-__all__ = ["Job", "Pool", "ThreadPool"]
+from servable.config.base_path import local_path, place_of, scheme_of
+
+__all__ = ["Job", "PlacePools", "Pool", "ThreadPool"]
 
 log = logging.getLogger(__name__)
 
@@ -76,3 +78,21 @@ class ThreadPool:
                     job = self._waiting.popleft()
                     self._running += 1
                 self._start_some()
+
+
+class PlacePools:
+    """A pool for each store, and one for all that lies on this machine: who waits for one place holds up no other.
+
+    Called from the manager's thread.
+    """
+
+    def __init__(self, name: str, size: int) -> None:
+        self._name = name
+        self._size = size
+        self._pools: dict[tuple[str, str], ThreadPool] = {}
+
+    def __call__(self, path: str) -> ThreadPool:
+        place = (scheme_of(path), place_of(path)) if local_path(path) is None else ("", "")
+        if place not in self._pools:
+            self._pools[place] = ThreadPool(self._name, self._size)
+        return self._pools[place]

@@ -48,7 +48,7 @@ class World:
         self.idle: dict[str, float] = {}
         self.manager = Manager(
             Outside(self.prepare, self.publish, stamp=lambda path: self.stamps.get(path, ""), clock=self.clock),
-            Pools(self.fetches, self.loads, self.unloads),
+            Pools(lambda path: self.fetches, self.loads, self.unloads),
             retries=Retries(retries, interval_s),
             memory=Memory({"ram": limit} if limit else {}),
             usual=usual,

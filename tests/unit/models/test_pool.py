@@ -4,7 +4,7 @@ import queue
 import threading
 
 import pytest
-from servable.models.pool import ThreadPool
+from servable.models.pool import PlacePools, ThreadPool
 
 
 def test_no_more_jobs_run_at_a_time_than_allowed() -> None:
@@ -32,6 +32,23 @@ def test_a_larger_pool_starts_what_waits() -> None:
     assert not done.is_set()
     pool.resize(1)
     assert done.wait(10)
+
+
+def test_a_store_that_is_slow_holds_up_no_other_place() -> None:
+    pools = PlacePools("test", 1)
+    gate, done = threading.Event(), threading.Semaphore(0)
+
+    def wait() -> None:
+        gate.wait(10)
+
+    pools("s3://slow/m/1").submit(wait)
+    for path in ("s3://slow/n/1", "s3://quick/m/1", "/m/1", "file:///n/1"):
+        pools(path).submit(done.release)
+    for _ in range(3):
+        assert done.acquire(timeout=10)
+    assert not done.acquire(blocking=False)
+    gate.set()
+    assert done.acquire(timeout=10)
 
 
 def test_a_job_that_gets_no_thread_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:

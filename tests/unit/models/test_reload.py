@@ -54,7 +54,7 @@ class World:
                 prepare=lambda name, goal: Prepared(cast(Loader, FakeLoader(self, name, goal))),
                 publish=lambda routes: None,
             ),
-            Pools(InlinePool(), loads or InlinePool(), InlinePool()),
+            Pools(lambda path: InlinePool(), loads or InlinePool(), InlinePool()),
             retries=Retries(0),
         )
         self.source = FileSystemSource(self.manager.aspire, folders=self._children)
