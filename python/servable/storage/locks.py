@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
@@ -43,7 +44,8 @@ def lock(path: str, *, alone: bool, wait_s: float = 0.0) -> Lock | None:
     """
     end = time.monotonic() + wait_s
     while True:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # it was there, and is removed before makedirs takes a second look
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:  # the folder was removed between the two
