@@ -152,6 +152,57 @@ def test_what_cannot_be_batched_runs_on_its_own_if_asked_for(tmp_path: Path) -> 
         assert answers == [{"outputs": 3.0}, {"outputs": 2.5}, {"predictions": [2.5] * 5}]
 
 
+def test_a_large_request_is_spread_over_batches(tmp_path: Path) -> None:
+    (admin,) = free_ports(1)
+    parameters = """
+        max_batch_size { value: 16 } enable_large_batch_splitting { value: true } max_execution_batch_size { value: 4 }
+        max_enqueued_batches { value: 9 } batch_timeout_micros { value: 1000 }
+    """
+    flags = (f"--admin_port={admin}",)
+    with batching(tmp_path, parameters, "half", flags=flags) as server, Grpc(server.grpc_address) as client:
+        rows = [float(number) for number in range(10)]
+        assert half(client, *rows) == [number / 2 + 2 for number in rows]
+        report = explained(admin, "half")
+        assert (report["requests"], report["batches"], report["rows"]) == (1, 3, 10)
+        with pytest.raises(grpc.RpcError) as refused:
+            half(client, *[1.0] * 17)
+        assert code_of(refused.value) == "INVALID_ARGUMENT"
+        assert "Task size 17 is larger than maximum input batch size 16" in str(refused.value)
+
+
+@pytest.mark.parametrize("protocol", ["gRPC", "REST"])
+def test_requests_that_can_wait_ride_with_those_that_cannot(tmp_path: Path, protocol: str) -> None:
+    (admin,) = free_ports(1)
+    parameters = """
+        max_batch_size { value: 4 } num_batch_threads { value: 1 }
+        servable { low_priority_max_batch_size: 4 low_priority_batch_timeout_micros: 60000000 }
+    """
+    flags = (f"--admin_port={admin}",)
+    with batching(tmp_path, parameters, "half", flags=flags) as server, Grpc(server.grpc_address) as client:
+        low = {"servable-priority": "low"}
+
+        def ask_later() -> list[float]:
+            if protocol == "gRPC":
+                return half(client, 1.0, metadata=tuple(low.items()))
+            with Rest(server.rest_port) as rest:
+                answer = rest.send("POST", "/v1/models/half:predict", {"instances": [1.0]}, low)
+                return list(answer.json["predictions"])
+
+        def waits() -> bool:
+            try:
+                return bool(explained(admin, "half")["queued_rows"] == 1)
+            except ValueError:
+                return False  # there is no queue yet
+
+        with ThreadPoolExecutor(1) as pool:
+            later = pool.submit(ask_later)
+            wait_until(waits, "the request that can wait is in the queue")
+            assert half(client, 2.0) == [3.0]
+            assert later.result() == [2.5]
+        report = explained(admin, "half")
+        assert (report["requests"], report["batches"]) == (2, 1)
+
+
 @pytest.fixture
 def crowded(tmp_path: Path) -> Iterator[ServerProcess]:
     """One thread that is busy for a while with each request, and room for two that wait."""
