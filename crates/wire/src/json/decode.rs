@@ -89,21 +89,22 @@ impl<'a> Early<'a> {
     ) -> Option<Self> {
         // Most numbers take more than this, and there is a blank between them.
         const BYTES_A_NUMBER: usize = 8;
-        if scanner.peek() != b'[' {
-            return None;
-        }
         let expected = scanner.rest().len() / BYTES_A_NUMBER / signature.inputs.len().max(1);
         let mut columns: Vec<_> = signature.inputs.iter().map(|slot| Column::new(slot, expected, limits)).collect();
         let mut ahead = scanner.clone();
-        ahead.advance(1);
+        let is_list = ahead.take(b'[');
         ahead.whitespace();
-        let (rows, depth) = match (&mut *columns, ahead.peek()) {
-            (_, b'{') if format == Format::Row && is_named_inputs(ahead.rest()) => {
+        let (rows, depth) = match (format, &mut *columns, ahead.peek()) {
+            (Format::Column, _, b'{') if !is_list && is_named_inputs(ahead.rest()) => {
+                read_object(Text::Unseen, scanner, signature, &mut columns, &mut vec![0; signature.inputs.len()], 0)
+                    .ok()?;
+                (None, 1)
+            }
+            (Format::Row, _, b'{') if is_list && is_named_inputs(ahead.rest()) => {
                 let rows = read_object_rows(Text::Unseen, scanner, signature, &mut columns).ok()?;
                 scanner.take(b']').then_some((Some(rows), 2))?
             }
-            (_, b']') => return None,
-            ([only], _) => {
+            (_, [only], first) if is_list && first != b']' => {
                 only.read(Text::Unseen, scanner).ok()?;
                 (None, 0)
             }
@@ -162,51 +163,55 @@ fn read_object_rows(
     signature: &Signature,
     columns: &mut [Column<'_>],
 ) -> Result<usize, (Stop, usize)> {
-    const MISFIT: (Stop, usize) = (Stop::Misfit, 0);
     let mut rows = 0;
     // For each column, how many rows have a value for it.
     let mut filled = vec![0; columns.len()];
     scanner.advance(1);
     loop {
         scanner.whitespace();
-        if !scanner.take(b'{') {
-            return Err(MISFIT);
-        }
-        let mut missing = columns.len();
-        let mut is_first = true;
-        loop {
-            scanner.whitespace();
-            if scanner.take(b'}') {
-                break;
-            }
-            if !is_first && !scanner.take(b',') {
-                return Err(MISFIT);
-            }
-            is_first = false;
-            scanner.whitespace();
-            let name = scanner.member_name().map_err(|_| MISFIT)?;
-            let position = position(signature, name).ok_or(MISFIT)?;
-            if filled[position] > rows {
-                if text == Text::Unseen {
-                    return Err(MISFIT);
-                }
-                // The first of several members with one name counts.
-                scanner.value(usize::MAX).map_err(|_| MISFIT)?;
-                continue;
-            }
-            filled[position] = rows + 1;
-            missing -= 1;
-            columns[position].read(text, scanner).map_err(|stop| (stop, position))?;
-        }
+        read_object(text, scanner, signature, columns, &mut filled, rows)?;
         rows += 1;
-        if missing > 0 {
-            return Err(MISFIT);
-        }
-        scanner.whitespace();
-        if !scanner.take(b',') {
+        if !scanner.comma() {
             return Ok(rows);
         }
     }
+}
+
+/// Reads an object with a member for each of `columns`, which have so many rows already.
+fn read_object(
+    text: Text,
+    scanner: &mut Scanner<'_>,
+    signature: &Signature,
+    columns: &mut [Column<'_>],
+    filled: &mut [usize],
+    rows: usize,
+) -> Result<(), (Stop, usize)> {
+    const MISFIT: (Stop, usize) = (Stop::Misfit, 0);
+    if !scanner.take(b'{') {
+        return Err(MISFIT);
+    }
+    scanner.whitespace();
+    let mut missing = columns.len();
+    let mut is_over = scanner.take(b'}');
+    while !is_over {
+        let name = scanner.member_name().map_err(|_| MISFIT)?;
+        let position = position(signature, name).ok_or(MISFIT)?;
+        if filled[position] <= rows {
+            filled[position] = rows + 1;
+            missing -= 1;
+            columns[position].read(text, scanner).map_err(|stop| (stop, position))?;
+        } else if text == Text::Valid {
+            // The first of several members with one name counts.
+            scanner.value(usize::MAX).map_err(|_| MISFIT)?;
+        } else {
+            return Err(MISFIT);
+        }
+        is_over = !scanner.comma();
+        if is_over && !scanner.take(b'}') {
+            return Err(MISFIT);
+        }
+    }
+    if missing == 0 { Ok(()) } else { Err(MISFIT) }
 }
 
 fn columns(inputs: Member<'_>, signature: &Signature, limits: &Limits) -> Result<Named, Status> {
