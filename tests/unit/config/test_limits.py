@@ -15,6 +15,8 @@ def test_a_small_container_has_small_limits() -> None:
         max_message_bytes=40 * MIB,
         max_body_bytes=40 * MIB,
         max_decompressed_bytes=40 * MIB,
+        max_repeated_bytes=40 * MIB,
+        max_connections=200,
     )
     assert "512 MiB" in text
     assert f"--max_message_bytes={40 * MIB}" in text
@@ -29,10 +31,19 @@ def test_what_is_given_stays() -> None:
     assert "max_message_bytes" not in text
 
 
-def test_bodies_are_inflated_to_no_more_than_usual() -> None:
-    assert fitted(LimitSpec(), 4096 * MIB)[0].max_decompressed_bytes == 100 * MIB
+def test_no_limit_is_larger_than_usual() -> None:
+    limits, _ = fitted(LimitSpec(), 4096 * MIB)
+    assert limits.max_decompressed_bytes == 100 * MIB
+    assert limits.max_repeated_bytes == 256 * MIB
+
+
+def test_heads_of_requests_take_no_more_than_there_is() -> None:
+    assert fitted(LimitSpec(), 200 * MIB)[0].max_connections == 64
+    limits, text = fitted(LimitSpec(), 8400 * MIB)
+    assert limits == LimitSpec(max_connections=5150)
+    assert text.endswith("these limits hold: --max_connections=5150")
 
 
 def test_without_a_limit_or_with_much_memory_the_usual_limits_hold() -> None:
     assert fitted(LimitSpec(), None) == (LimitSpec(), "")
-    assert fitted(LimitSpec(), 8400 * MIB) == (LimitSpec(), "")
+    assert fitted(LimitSpec(), 17 * 1024 * MIB) == (LimitSpec(), "")
