@@ -250,6 +250,14 @@ class Http2(Raw):
         said = self.of_kind(Kind.GOAWAY)
         return said[-1].error if said else None
 
+    def wait_told_to_go(self) -> None:
+        """Wait until the server says that nothing more is to begin, as a client does."""
+        self.wait_for(lambda: self.goaway is not None, "the server says so")
+        assert self.goaway == Error.NO_ERROR
+        for ping in self.of_kind(Kind.PING):
+            if not ping.flags & ACK:
+                self.send(frame(Kind.PING, 0, ping.payload, ACK))
+
     def resets(self, stream: int | None = None) -> list[Error]:
         """Why the server ended streams."""
         frames = self.of_kind(Kind.RST_STREAM)

@@ -20,7 +20,7 @@ from servable.config.limits import fitted
 from servable.types import LimitSpec
 
 from tests.e2e.grpc_client import Grpc, code_of, details_of, predict_request, tensor
-from tests.e2e.http2 import ACK, PREFACE, Error, Http2, Kind, call, fields, frame, reset
+from tests.e2e.http2 import PREFACE, Http2, call, fields, reset
 from tests.e2e.raw_client import Raw
 from tests.e2e.rest_client import Rest
 from tests.e2e.server import DEADLINE_S, MODELS, Model, ServerProcess, serving, wait_until
@@ -230,20 +230,11 @@ def ask(connection: Http2, model: str = "slow", run_ms: int = RUN_MS) -> int:
     return stream
 
 
-def wait_told_to_go(connection: Http2) -> None:
-    """Wait until the server says that nothing more is to begin, as a client does."""
-    connection.wait_for(lambda: connection.goaway is not None, "the server says so")
-    assert connection.goaway == Error.NO_ERROR
-    for ping in connection.of_kind(Kind.PING):
-        if not ping.flags & ACK:
-            connection.send(frame(Kind.PING, 0, ping.payload, ACK))
-
-
 def test_an_old_connection_finishes_what_is_under_way(tmp_path: Path) -> None:
     with with_arguments(tmp_path, age=500) as server:
         with Http2(server.grpc_port) as connection:
             stream = ask(connection)
-            wait_told_to_go(connection)
+            connection.wait_told_to_go()
             assert not connection.is_ended(stream)
             connection.wait_for(lambda: connection.is_ended(stream), "the answer")
             assert connection.answer(stream)["grpc-status"] == "0"
@@ -257,7 +248,7 @@ def test_an_old_connection_finishes_what_is_under_way(tmp_path: Path) -> None:
 def test_an_old_connection_has_a_time_to_finish(tmp_path: Path) -> None:
     with with_arguments(tmp_path, age=300, age_grace=100) as server, Http2(server.grpc_port) as connection:
         stream = ask(connection)
-        wait_told_to_go(connection)
+        connection.wait_told_to_go()
         connection.wait_closed()
         assert not connection.is_ended(stream)
 
@@ -267,5 +258,5 @@ def test_an_idle_connection_is_told_to_go(tmp_path: Path) -> None:
         stream = ask(connection)
         connection.wait_for(lambda: connection.is_ended(stream), "the answer")
         assert connection.goaway is None, "it was not idle"
-        wait_told_to_go(connection)
+        connection.wait_told_to_go()
         connection.wait_closed()

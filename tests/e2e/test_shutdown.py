@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tests.e2e.grpc_client import Grpc, code_of, predict_request, tensor
 from tests.e2e.handmade import write_endless
+from tests.e2e.http2 import Http2, call
 from tests.e2e.server import HALF_PLUS_TWO, MODELS, Model, ServerProcess, accepts, serving, wait_until
 
 SLOW_MS = 2500
@@ -57,6 +58,27 @@ def test_requests_in_flight_finish_while_new_connections_are_refused(tmp_path: P
             answer = read_to_end(connection)
             assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
             assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"outputs": [4.0]}
+        assert server.exit_code() == 0
+
+
+def test_connections_are_told_to_go_and_finish_what_is_under_way(tmp_path: Path) -> None:
+    inputs = {"x": tensor([4.0]), "ms": tensor(SLOW_MS, tf.int64)}
+    request = predict_request("slow", inputs, signature="ms").SerializeToString()
+    with (
+        serving([Model("slow", MODELS / "slow")], tmp_path, "--drain_timeout_seconds=60") as server,
+        Http2(server.grpc_port) as busy,
+        Http2(server.grpc_port) as idle,
+    ):
+        busy.send(call(1, request))
+        busy.ping()
+        server.signal()
+        for connection in (idle, busy):
+            connection.wait_told_to_go()
+        idle.wait_closed()
+        assert not busy.is_ended(1)
+        busy.wait_for(lambda: busy.is_ended(1), "what is under way is finished")
+        assert busy.answer(1)["grpc-status"] == "0"
+        busy.wait_closed()
         assert server.exit_code() == 0
 
 
