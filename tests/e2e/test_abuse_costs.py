@@ -100,6 +100,16 @@ def test_compressed_bodies_count_as_what_they_become(tmp_path: Path) -> None:
             connection.wait_for(connection.is_answered, "an answer")
 
 
+def test_values_are_repeated_only_where_there_is_room(tmp_path: Path) -> None:
+    """Less than a tensor may have of them, and more than all requests may take."""
+    request = predict_request("total", {"x": [0.0]})
+    request.inputs["x"].tensor_shape.dim[0].size = 60 * MIB
+    with costing(tmp_path, 32) as server, Http2(server.grpc_port) as connection:
+        for stream in range(1, 9, 2):
+            connection.send(call(stream, request.SerializeToString()))
+            assert connection.answer(stream)["grpc-status"] == "8"
+
+
 def test_repeated_values_count_as_what_they_become(tmp_path: Path) -> None:
     request = predict_request("total", {"x": [0.0]})
     request.inputs["x"].tensor_shape.dim[0].size = 8 * MIB

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -175,11 +175,21 @@ def test_timeouts_of_connections(tmp_path: Path) -> None:
         assert local.recv(1) == b""
 
 
+def flags_of(limits: LimitSpec) -> list[str]:
+    return [f"--{name}={most}" for name in LimitSpec.__dataclass_fields__ if (most := getattr(limits, name))]
+
+
+def peak_bytes(server: ServerProcess) -> int:
+    """The most memory that it has had."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    (peak,) = (int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM:"))
+    return peak
+
+
 @pytest.mark.skipif(not ON_LINUX, reason="memory is read from /proc")
 def test_a_small_container_survives_the_largest_messages(tmp_path: Path) -> None:
     """Several clients send the largest messages there may be, all at a time; each is answered or refused."""
     limits, _ = fitted(LimitSpec(), CONTAINER_BYTES)
-    flags = [f"--{name}={most}" for name in LimitSpec.__dataclass_fields__ if (most := getattr(limits, name))]
     assert limits.max_message_bytes
     request = predict_request("total", {"x": [0.0]})
     request.inputs["x"].ClearField("float_val")
@@ -200,7 +210,7 @@ def test_a_small_container_survives_the_largest_messages(tmp_path: Path) -> None
                 except grpc.RpcError as error:
                     codes.append(code_of(error))
 
-    with serving(models("total", "half"), tmp_path, *flags) as server:
+    with serving(models("total", "half"), tmp_path, *flags_of(limits)) as server:
         clients = [threading.Thread(target=attack, args=(server.grpc_address,)) for _ in range(6)]
         for client in clients:
             client.start()
@@ -210,10 +220,31 @@ def test_a_small_container_survives_the_largest_messages(tmp_path: Path) -> None
         assert "OK" in codes
         with Rest(server.rest_port) as rest:
             assert rest.predict("half", {"inputs": [1.0]}).status == http.client.OK
-        status = Path(f"/proc/{server.process.pid}/status").read_text()
-        (peak,) = (int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM:"))
-        print(f"at most {peak / MIB:.0f} MiB; {codes}")
-        assert peak < CONTAINER_BYTES
+        print(f"at most {peak_bytes(server) / MIB:.0f} MiB; {codes}")
+        assert peak_bytes(server) < CONTAINER_BYTES
+
+
+@pytest.mark.skipif(not ON_LINUX, reason="memory is read from /proc")
+def test_a_small_container_survives_small_messages_that_stand_for_large_tensors(tmp_path: Path) -> None:
+    """With the limits that it gets by itself, and with more repeated values than there is room for."""
+    given = LimitSpec(max_repeated_bytes=256 * MIB)
+    for number, (limits, _) in enumerate((fitted(LimitSpec(), CONTAINER_BYTES), fitted(given, CONTAINER_BYTES))):
+        assert limits.max_repeated_bytes
+        request = predict_request("total", {"x": [0.0]})
+        request.inputs["x"].tensor_shape.dim[0].size = limits.max_repeated_bytes // 4 - 1
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with serving(models("total", "half"), folder, *flags_of(limits)) as server, ExitStack() as stack:
+            connections = [stack.enter_context(Http2(server.grpc_port)) for _ in range(8)]
+            for connection in connections:
+                connection.send(call(1, request.SerializeToString()))
+            codes = {connection.answer(1)["grpc-status"] for connection in connections}
+            assert codes <= {"0", "8"}
+            assert "8" in codes or limits.max_repeated_bytes < 256 * MIB
+            with Rest(server.rest_port) as rest:
+                assert rest.predict("half", {"inputs": [1.0]}).status == http.client.OK
+            print(f"at most {peak_bytes(server) / MIB:.0f} MiB; {codes}")
+            assert peak_bytes(server) < CONTAINER_BYTES
 
 
 def with_arguments(folder: Path, **arguments: int) -> AbstractContextManager[ServerProcess]:

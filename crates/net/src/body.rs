@@ -171,6 +171,29 @@ impl<'a> Arrived<'a> {
     }
 }
 
+/// Bytes that the tensors of a request take, held before they are made: its message may stand for far more than it holds.
+pub(crate) struct Made<'a> {
+    share: &'a Share,
+    bytes: usize,
+    held: usize,
+}
+
+impl<'a> Made<'a> {
+    /// Of a message of so many bytes, which are held.
+    pub(crate) fn of(share: &'a Share, message: usize) -> Self {
+        Self { share, bytes: 0, held: message.max(FREE_BYTES) }
+    }
+
+    pub(crate) fn add(&mut self, bytes: usize) -> Result<(), Status> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > self.held {
+            self.share.hold(self.bytes)?;
+            self.held = self.bytes;
+        }
+        Ok(())
+    }
+}
+
 /// How long a request may take to come: each part of it, and all of it for its size. The clock starts with the first
 /// part that is not there yet.
 #[derive(Default)]
@@ -286,6 +309,20 @@ mod tests {
         assert!(Share::of(&budget).hold(20 << 10).is_err());
         drop(share);
         Share::of(&budget).hold(100 << 10).expect("it is given back");
+    }
+
+    #[test]
+    fn what_is_made_is_held_before_it_is_made() {
+        let budget = Budget::new(100 << 10);
+        let share = Share::of(&budget);
+        share.hold(30 << 10).expect("a message");
+        let mut made = Made::of(&share, 30 << 10);
+        made.add(20 << 10).expect("less than the message");
+        assert_eq!(budget.held(), 30 << 10);
+        made.add(20 << 10).expect("there is room");
+        assert_eq!(budget.held(), 40 << 10);
+        made.add(usize::MAX).expect_err("no room");
+        assert_eq!(budget.held(), 40 << 10);
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,7 +13,7 @@ use servable_core::{Code, Status};
 
 use crate::access::Identity;
 use crate::app::{App, Crowd};
-use crate::body::Share;
+use crate::body::{Made, Share};
 use crate::edge::cut;
 use crate::quota::{Full, Quota};
 
@@ -186,6 +186,11 @@ impl Exchange {
 
     pub(crate) fn request_bytes(&self) -> usize {
         self.request_bytes.load(Ordering::Relaxed) as usize
+    }
+
+    /// What is to be held of its tensors while they are made.
+    pub(crate) fn made(&self) -> Made<'_> {
+        Made::of(&self.share, self.request_bytes())
     }
 
     pub(crate) fn response_bytes(&self) -> usize {

@@ -15,7 +15,7 @@ use servable_core::routes::Choice;
 use servable_core::servable::{Answer, Caller, Servable, Terms};
 use servable_core::signature::DEFAULT_SIGNATURE;
 use servable_core::usage::{Api, Entrypoint};
-use servable_core::{Code, Signature, Status};
+use servable_core::{Code, Signature, Slot, Status};
 use servable_wire::fields::Malformed;
 use servable_wire::messages::tensorflow::serving::model_spec::VersionChoice;
 use servable_wire::messages::tensorflow::serving::{
@@ -24,7 +24,7 @@ use servable_wire::messages::tensorflow::serving::{
 };
 use servable_wire::predict::{PredictView, PredictWriter, Reply};
 use servable_wire::span::{Pieces, Span};
-use servable_wire::tensor::Form;
+use servable_wire::tensor::{Form, TensorView};
 
 use crate::access::Right;
 use crate::app::{App, COPYING, Settings};
@@ -319,16 +319,24 @@ fn bind_predict(app: &App, exchange: &Exchange, request: PredictView<'_>) -> Res
     let spec = request.spec.as_ref().ok_or_else(missing_spec)?;
     let servable = app.resolve(exchange, Right::Predict, &spec.name, &spec.choice)?;
     exchange.means(signature_named(&servable, &spec.signature_name)?.index());
-    let call = bind_to(&servable, request, &app.settings)?;
+    let mut made = exchange.made();
+    let call = bind_to(&servable, request, &app.settings, |bytes| made.add(bytes))?;
     Ok((servable, call))
 }
 
-/// Matches a request against the signature that it names, whichever servable it was meant for.
-pub(crate) fn bind_to(servable: &Servable, request: PredictView<'_>, settings: &Settings) -> Result<Call, Status> {
+/// Matches a request against the signature that it names, whichever servable it was meant for. `room` is asked for what
+/// tensors take before they are made.
+pub(crate) fn bind_to(
+    servable: &Servable,
+    request: PredictView<'_>,
+    settings: &Settings,
+    mut room: impl FnMut(usize) -> Result<(), Status>,
+) -> Result<Call, Status> {
     let signature = signature_named(servable, request.spec.as_ref().map_or("", |spec| &spec.signature_name))?;
     settings.check_method_name(signature)?;
     let limits = &settings.limits;
-    bind(signature, request.inputs, &request.output_filter, |slot, view| view.to_tensor(&slot.name, limits))
+    let read = |slot: &Slot, view: TensorView<'_>| view.to_tensor_within(&slot.name, limits, &mut room);
+    bind(signature, request.inputs, &request.output_filter, read)
 }
 
 /// The signature of this name; `FAILED_PRECONDITION` if there is none.

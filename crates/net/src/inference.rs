@@ -10,8 +10,8 @@ use servable_core::examples::{Computed, Task};
 use servable_core::servable::{Caller, Servable};
 use servable_core::signature::DEFAULT_SIGNATURE;
 use servable_core::usage::Api;
-use servable_core::{Signature, Status};
-use servable_wire::examples::{MultiView, TaskView};
+use servable_core::{Signature, Status, Tensor};
+use servable_wire::examples::{ExamplesView, MultiView, TaskView};
 use servable_wire::messages::tensorflow::serving::inference_result::Result as TaskResult;
 use servable_wire::messages::tensorflow::serving::model_spec::VersionChoice;
 use servable_wire::messages::tensorflow::serving::{
@@ -56,7 +56,7 @@ fn plan_task(app: &App, exchange: &Exchange, task: Task, request: TaskView<'_>) 
     let servable = app.resolve(exchange, Right::Predict, &spec.name, &spec.choice)?;
     let signature = app.task_signature(&servable, &spec.signature_name, task)?;
     exchange.means(signature.index());
-    Planned::new(&servable, &[(task, signature)], &request.input.to_tensor(&app.settings.limits)?)
+    Planned::new(&servable, &[(task, signature)], &examples(app, exchange, &request.input)?)
 }
 
 /// Answers MultiInference: all tasks in one run. The first one says which version of the model that is.
@@ -84,7 +84,13 @@ fn plan_tasks(app: &App, exchange: &Exchange, request: &MultiView<'_>) -> Result
     if let [(_, signature), ..] = tasks[..] {
         exchange.means(signature.index());
     }
-    Planned::new(&servable, &tasks, &request.input.to_tensor(&app.settings.limits)?)
+    Planned::new(&servable, &tasks, &examples(app, exchange, &request.input)?)
+}
+
+/// The examples of a request, for which there has to be room before they are made.
+fn examples(app: &App, exchange: &Exchange, input: &ExamplesView<'_>) -> Result<Tensor, Status> {
+    let mut made = exchange.made();
+    input.to_tensor_within(&app.settings.limits, &mut |bytes| made.add(bytes))
 }
 
 pub(crate) fn no_task() -> Status {

@@ -63,8 +63,9 @@ fn prepare(app: &App, exchange: &Exchange, request: SessionRunView<'_>) -> Resul
         fetches: names.clone(),
         targets: request.targets.into_iter().map(String::from).collect(),
     };
+    let mut made = exchange.made();
     for (name, tensor) in request.feeds {
-        let tensor = tensor.to_tensor(&name, &app.settings.limits)?;
+        let tensor = tensor.to_tensor_within(&name, &app.settings.limits, &mut |bytes| made.add(bytes))?;
         run.feeds.push((name.into_owned(), tensor));
     }
     let mut signature = String::new();

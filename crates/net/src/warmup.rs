@@ -84,7 +84,7 @@ impl Warmup {
             Kind::Predict => {
                 let request = PredictView::read(request)?;
                 request.check_names()?;
-                return Ok(Prepared::Call(bind_to(servable, request, &settings)?));
+                return Ok(Prepared::Call(bind_to(servable, request, &settings, |_| Ok(()))?));
             }
             Kind::MultiInference => {
                 let request = MultiView::read(request)?;

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 
 use crate::fields::{Field, Fields, Malformed};
 use crate::predict::SpecView;
-use crate::span::{Pieces, PlacedStrings, Span};
+use crate::span::{PLACE_BYTES, Pieces, PlacedStrings, Span};
 
 mod number {
     pub(super) const SPEC: u32 = 1;
@@ -42,7 +42,8 @@ pub struct ExamplesView<'a> {
     /// The number of the field that lists are in, which says whether they may have a context.
     kind: u32,
     lists: SmallVec<[Span<'a>; 1]>,
-    has_context: bool,
+    /// Of the context that all examples share.
+    context_bytes: usize,
     count: usize,
 }
 
@@ -137,8 +138,9 @@ impl<'a> ExamplesView<'a> {
                         self.count += 1;
                     }
                     (number::CONTEXT, value) if kind == number::EXAMPLE_LIST_WITH_CONTEXT => {
-                        check_example(value.bytes()?)?;
-                        self.has_context = true;
+                        let context = value.bytes()?;
+                        check_example(context)?;
+                        self.context_bytes += context.len();
                     }
                     _ => {}
                 }
@@ -150,10 +152,22 @@ impl<'a> ExamplesView<'a> {
     /// One string per example. A shared context goes before each: by the rules of protobuf a feature that both have is
     /// the example's.
     pub fn to_tensor(&self, limits: &Limits) -> Result<Tensor, Status> {
-        if self.has_context {
-            return self.with_context(limits);
+        self.to_tensor_within(limits, &mut |_| Ok(()))
+    }
+
+    /// As [`to_tensor`](Self::to_tensor). `room` is asked for bytes of memory before they are taken.
+    pub fn to_tensor_within(
+        &self,
+        limits: &Limits,
+        room: &mut impl FnMut(usize) -> Result<(), Status>,
+    ) -> Result<Tensor, Status> {
+        check_size(self.count, self.context_bytes, limits)?;
+        if self.context_bytes > 0 {
+            let strings = self.count * (self.context_bytes + size_of::<usize>());
+            room(strings + self.listed_bytes())?;
+            return self.with_context();
         }
-        check_size(self.count, 0, limits)?;
+        room(self.count * PLACE_BYTES)?;
         let mut places = Vec::with_capacity(self.count);
         for example in self.parts(number::EXAMPLES) {
             places.push(example?.place().ok_or(Malformed)?);
@@ -162,21 +176,24 @@ impl<'a> ExamplesView<'a> {
         Tensor::strings(list_shape(self.count)?, Arc::new(PlacedStrings { message, places }))
     }
 
-    fn with_context(&self, limits: &Limits) -> Result<Tensor, Status> {
+    fn with_context(&self) -> Result<Tensor, Status> {
         let mut context = Vec::new();
         for part in self.parts(number::CONTEXT) {
             part?.chunks().for_each(|chunk| context.extend_from_slice(chunk));
         }
-        check_size(self.count, context.len(), limits)?;
         let mut strings = PackedStrings::default();
-        let listed: usize = self.lists.iter().map(Span::len).sum();
-        strings.bytes.reserve(context.len() * self.count + listed);
+        strings.bytes.reserve(context.len() * self.count + self.listed_bytes());
+        strings.ends.reserve(self.count);
         for example in self.parts(number::EXAMPLES) {
             strings.bytes.extend_from_slice(&context);
             example?.chunks().for_each(|chunk| strings.bytes.extend_from_slice(chunk));
             strings.end();
         }
         Tensor::strings(list_shape(self.count)?, Arc::new(strings))
+    }
+
+    fn listed_bytes(&self) -> usize {
+        self.lists.iter().map(Span::len).sum()
     }
 
     fn parts(&self, wanted: u32) -> impl Iterator<Item = Result<Span<'a>, Malformed>> {
@@ -266,6 +283,24 @@ mod tests {
         };
         assert_eq!(check(MOST_TASKS), (MOST_TASKS, true));
         assert_eq!(check(1000 * MOST_TASKS), (MOST_TASKS + 1, false));
+    }
+
+    #[test]
+    fn room_is_asked_for_before_contexts_are_repeated() {
+        let part = |key: u8, bytes: &[u8]| [&[key, bytes.len() as u8], bytes].concat();
+        let context = part(0x0a, &part(0x0a, &part(0x0a, &[b'x'; 50])));
+        for (context, wanted) in [(&context[..], 20 * context.len()), (&[], 20 * PLACE_BYTES)] {
+            let list = [part(0x0a, b"").repeat(20), part(0x12, context)].concat();
+            let request = Arc::new(Pieces::from(part(0x12, &part(0x12, &list))));
+            let input = TaskView::read(&request).expect("well formed").input;
+            let limits = Limits::default();
+            let refused = input.to_tensor_within(&limits, &mut |bytes| {
+                assert!(bytes >= wanted, "{bytes}");
+                Err(Status::resource_exhausted("no room"))
+            });
+            assert_eq!(refused.expect_err("no room").message, "no room");
+            assert_eq!(input.to_tensor(&limits).expect("there is room").value_bytes(), 20 * context.len());
+        }
     }
 
     #[test]

@@ -174,6 +174,9 @@ pub(crate) struct Place {
     length: u32,
 }
 
+/// What a string of a tensor takes beside its own bytes.
+pub(crate) const PLACE_BYTES: usize = size_of::<Place>();
+
 /// Strings that stay in the message that brought them.
 pub(crate) struct PlacedStrings {
     pub(crate) message: Arc<Pieces>,

@@ -9,7 +9,7 @@ use servable_core::{DataType, Limits, Shape, Status, Tensor};
 use smallvec::SmallVec;
 
 use crate::fields::{Field, Fields, Malformed};
-use crate::span::{PlacedStrings, Span};
+use crate::span::{PLACE_BYTES, PlacedStrings, Span};
 
 mod number {
     pub(super) const DTYPE: u32 = 1;
@@ -124,6 +124,17 @@ impl<'a> TensorView<'a> {
     /// Fewer values than elements: the last one repeats; none: zeros; more: the rest is ignored. `INVALID_ARGUMENT` for
     /// what is no tensor, `RESOURCE_EXHAUSTED` for one beyond the limits.
     pub fn to_tensor(&self, name: &str, limits: &Limits) -> Result<Tensor, Status> {
+        self.to_tensor_within(name, limits, &mut |_| Ok(()))
+    }
+
+    /// As [`to_tensor`](Self::to_tensor). `room` is asked for bytes of memory before they are taken: the message may stand
+    /// for far more than it holds.
+    pub fn to_tensor_within(
+        &self,
+        name: &str,
+        limits: &Limits,
+        room: &mut impl FnMut(usize) -> Result<(), Status>,
+    ) -> Result<Tensor, Status> {
         let parse_error = || Status::invalid_argument(format!("tensor parsing error: {name}"));
         let dtype = DataType::from_number(self.dtype).ok_or_else(parse_error)?;
         let shape = Shape::new(self.sizes.iter().copied()).ok_or_else(parse_error)?;
@@ -138,8 +149,13 @@ impl<'a> TensorView<'a> {
         if dtype == DataType::String {
             let strings: Arc<dyn StringArray> = match content {
                 _ if elements == 0 => Arc::new(PackedStrings::default()),
-                Some(content) => Arc::new(strings_of_content(content, elements).ok_or_else(parse_error)?),
-                None => self.typed_strings(name, elements, limits)?,
+                // Every length takes a byte at least.
+                Some(content) if elements > content.len() => return Err(parse_error()),
+                Some(content) => {
+                    room(elements * (size_of::<u32>() + PLACE_BYTES))?;
+                    Arc::new(strings_of_content(content, elements).ok_or_else(parse_error)?)
+                }
+                None => self.typed_strings(name, elements, limits, room)?,
             };
             return Tensor::strings(shape, strings);
         }
@@ -149,6 +165,7 @@ impl<'a> TensorView<'a> {
         let bytes = match content {
             _ if elements == 0 => aligned_bytes(0),
             Some(content) if content.len() == elements * size => {
+                room(content.len())?;
                 let mut bytes = aligned_bytes(content.len());
                 content.chunks().for_each(|chunk| bytes.extend_from_slice(chunk));
                 if dtype == DataType::Bool && bytes.iter().any(|byte| *byte > 1) {
@@ -157,7 +174,13 @@ impl<'a> TensorView<'a> {
                 bytes
             }
             Some(_) => return Err(parse_error()),
-            None => self.typed_values(name, elements, size, field, encoding, limits)?,
+            None => {
+                let wanted = elements * size;
+                let given = self.most_bytes(size, field, encoding)?;
+                check_repeated(name, wanted.saturating_sub(given), limits)?;
+                room(wanted)?;
+                self.typed_values(wanted, size, field, encoding)?
+            }
         };
         Tensor::fixed(dtype, shape, Arc::new(bytes))
     }
@@ -170,21 +193,22 @@ impl<'a> TensorView<'a> {
         })
     }
 
+    /// The values that there are take no more bytes than this.
+    fn most_bytes(&self, size: usize, field: u32, encoding: Encoding) -> Result<usize, Malformed> {
+        let mut values = 0_usize;
+        for value in self.values(field) {
+            values = values.saturating_add(most_values(value?, encoding, size));
+        }
+        Ok(values.saturating_mul(size))
+    }
+
     fn typed_values(
         &self,
-        name: &str,
-        elements: usize,
+        wanted: usize,
         size: usize,
         field: u32,
         encoding: Encoding,
-        limits: &Limits,
-    ) -> Result<AlignedBytes, Status> {
-        let wanted = elements * size;
-        let mut on_the_wire = 0_usize;
-        for value in self.values(field) {
-            on_the_wire = on_the_wire.saturating_add(most_values(value?, encoding, size));
-        }
-        check_repeated(name, wanted.saturating_sub(on_the_wire.saturating_mul(size)), limits)?;
+    ) -> Result<AlignedBytes, Malformed> {
         let mut bytes = aligned_bytes(wanted);
         for value in self.values(field) {
             append_values(&mut bytes, value?, encoding, size, wanted)?;
@@ -194,8 +218,17 @@ impl<'a> TensorView<'a> {
         Ok(bytes)
     }
 
-    fn typed_strings(&self, name: &str, elements: usize, limits: &Limits) -> Result<Arc<dyn StringArray>, Status> {
-        let mut places = Vec::new();
+    fn typed_strings(
+        &self,
+        name: &str,
+        elements: usize,
+        limits: &Limits,
+        room: &mut impl FnMut(usize) -> Result<(), Status>,
+    ) -> Result<Arc<dyn StringArray>, Status> {
+        // Every string takes two bytes at least.
+        let most = elements.min(self.encodings.iter().map(Span::len).sum::<usize>() / 2);
+        room(most * PLACE_BYTES)?;
+        let mut places = Vec::with_capacity(most);
         let mut last = None;
         for value in self.values(number::STRING_VAL).take(elements) {
             let string = value?.bytes()?;
@@ -205,6 +238,7 @@ impl<'a> TensorView<'a> {
         let missing = elements - places.len();
         let last_length = last.map_or(0, |string| string.len());
         check_repeated(name, missing.saturating_mul(last_length + size_of::<usize>()), limits)?;
+        room(missing * PLACE_BYTES)?;
         places.resize(elements, places.last().copied().unwrap_or_default());
         let message = self.encodings.first().map(Span::message).unwrap_or_default();
         Ok(Arc::new(PlacedStrings { message, places }))
@@ -303,9 +337,6 @@ fn repeat_last(bytes: &mut AlignedBytes, size: usize, wanted: usize) {
 
 /// Strings in `tensor_content`: all lengths as varints, then all bytes. `None` unless they are exactly `elements`.
 fn strings_of_content(content: Span<'_>, elements: usize) -> Option<PlacedStrings> {
-    if elements > content.len() {
-        return None; // every length takes a byte at least
-    }
     let mut rest = content;
     let mut lengths = Vec::with_capacity(elements);
     for _ in 0..elements {
@@ -561,6 +592,38 @@ mod tests {
         for proto in wrong {
             let status = read(&proto).expect_err("no tensor");
             assert_eq!(status, Status::invalid_argument("tensor parsing error: x"));
+        }
+    }
+
+    #[test]
+    fn room_is_asked_for_before_it_is_taken() {
+        let strings =
+            |count: usize| TensorProto { string_val: vec![Vec::new(); count], ..proto(DataType::String, &[9]) };
+        let lengths = TensorProto { tensor_content: vec![0; 9], ..proto(DataType::String, &[9]) };
+        let cases = [
+            (proto(DataType::Float, &[1 << 20]), 4 << 20),
+            (TensorProto { int64_val: vec![1; 9], ..proto(DataType::Int64, &[9]) }, 9 * 8),
+            (TensorProto { tensor_content: vec![0; 8], ..proto(DataType::Float, &[2]) }, 8),
+            (proto(DataType::Float, &[0]), 0),
+            (proto(DataType::String, &[1 << 20]), PLACE_BYTES << 20),
+            (strings(9), 9 * PLACE_BYTES),
+            (lengths, 9 * (4 + PLACE_BYTES)),
+        ];
+        for (proto, wanted) in cases {
+            let message = Arc::new(Pieces::from(proto.encode_to_vec()));
+            let mut view = TensorView::default();
+            view.merge(Span::of(&message)).expect("well formed");
+            let mut asked = 0;
+            let read = view.to_tensor_within("x", &Limits::default(), &mut |bytes| {
+                asked += bytes;
+                Ok(())
+            });
+            assert!(read.is_ok() && asked >= wanted && asked <= wanted + 9 * PLACE_BYTES, "{asked} {wanted}");
+            let refused = view.to_tensor_within("x", &Limits::default(), &mut |bytes| match bytes {
+                0 => Ok(()),
+                _ => Err(Status::resource_exhausted("no room")),
+            });
+            assert_eq!(refused.is_err(), wanted > 0);
         }
     }
 
