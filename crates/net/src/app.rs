@@ -38,7 +38,7 @@ use crate::inference;
 use crate::leave::{Lifetime, UnderWay};
 use crate::load::Load;
 use crate::metrics::{Metrics, Moment};
-use crate::quota::{Full, Quota};
+use crate::quota::{Full, Quota, client_at};
 use crate::reflection::Reflection;
 use crate::request_log::{RequestLog, Ticket};
 use crate::tap::Tap;
@@ -328,7 +328,7 @@ impl App {
         let (share, room) = match connection.crowd {
             Crowd::Clients => {
                 self.requests.fetch_add(1, Ordering::Relaxed);
-                let (place, turn) = (self.load.enter(), self.of_clients.take(|| connection.remote));
+                let (place, turn) = (self.load.enter(), self.of_clients.take(|| connection.remote.map(client_at)));
                 let room = match &turn {
                     _ if self.is_overloaded() => Err(overloaded()),
                     Err(Full) => Err(client_overloaded()),

@@ -2,7 +2,19 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Bits of an IPv6 address that say which network it is in: whoever has one has all addresses in it.
+const NETWORK_BITS: u32 = 64;
+
+/// Whom an address stands for where clients are counted.
+pub(crate) fn client_at(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << (128 - NETWORK_BITS)))),
+    }
+}
 
 /// So many for each key, without end if there is no such number. Only keys that have something are remembered.
 pub(crate) struct Quota<K>(Option<Arc<Bounded<K>>>);
@@ -77,6 +89,19 @@ mod tests {
         assert!(quota.take(|| "a").is_err());
         drop((second, third, other));
         assert!(quota.0.expect("bounded").taken().is_empty());
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_client() {
+        let same = |one: &str, other: &str| {
+            let client = |address: &str| client_at(address.parse().expect("an address"));
+            client(one) == client(other)
+        };
+        assert!(same("2001:db8:0:1::1", "2001:db8:0:1:ffff::2"));
+        assert!(!same("2001:db8:0:1::1", "2001:db8:0:2::1"));
+        assert!(!same("10.0.0.1", "10.0.0.2"));
+        assert!(same("10.0.0.1", "::ffff:10.0.0.1"));
+        assert!(!same("::ffff:10.0.0.1", "::ffff:10.0.0.2"));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::exchange::Connection;
 use crate::health::Phase;
 use crate::leave::Watcher;
 use crate::listen::{FIRST_BYTES, Protocol, serve_grpc, serve_rest};
-use crate::quota::Turn;
+use crate::quota::{Turn, client_at};
 use crate::secured::Secured;
 use crate::{admin, grpc, probe, rest};
 
@@ -60,7 +60,7 @@ impl Stream {
     /// Whose it is; all who come over a Unix socket are one client.
     pub(crate) fn client(&self) -> Option<IpAddr> {
         match self {
-            Self::Tcp(stream) => stream.peer_addr().ok().map(|address| address.ip().to_canonical()),
+            Self::Tcp(stream) => stream.peer_addr().ok().map(|address| client_at(address.ip())),
             Self::Unix(_) => None,
         }
     }

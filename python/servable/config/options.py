@@ -764,8 +764,8 @@ def _limits() -> tuple[Option, ...]:
         limit("max_connections", "Most connections at a time."),
         count(
             "max_connections_per_client",
-            "Most connections of one client, which is an IP address or the Unix socket; 0 for no such limit. One more "
-            "is closed at once.",
+            "Most connections of one client, which is an IP address, a /64 network of IPv6 or the Unix socket; 0 for "
+            "no such limit. One more is closed at once.",
         ),
         count(
             "max_requests_per_client",
