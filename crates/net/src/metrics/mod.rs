@@ -166,12 +166,30 @@ impl Metrics {
                 self.batching.forget(&model, version);
             }
         }
-        past.retain(|(model, ..), _| routes.models.contains_key(model));
+        let is_gone = |model: &str| !routes.models.contains_key(model);
+        past.retain(|(model, ..), _| !is_gone(model));
+        // They cannot be missing; if they were, that would be as good.
         for [model, _] in text::counts(&self.example_total, ["model", ""]).into_keys() {
-            if !routes.models.contains_key(&model) {
-                // They cannot be missing; if they were, that would be as good.
+            if is_gone(&model) {
                 let _ = self.example_counts.remove_label_values(&[&model]);
                 let _ = self.example_total.remove_label_values(&[&model]);
+            }
+        }
+        for (log, labels) in
+            [(&self.request_log, ["model_name", "status_code"]), (&self.request_log_dropped, ["model", "reason"])]
+        {
+            for [model, other] in text::counts(log, labels).into_keys() {
+                if is_gone(&model) {
+                    let _ = log.remove_label_values(&[&model, &other]);
+                }
+            }
+        }
+        let unknown = self.unknown_names.lock().unwrap_or_else(PoisonError::into_inner);
+        for [model, status] in text::counts(&self.others, ["model_name", "status"]).into_keys() {
+            let stays = model.is_empty() || model == OTHER_NAMES || unknown.contains(&model);
+            if !stays && is_gone(&model) {
+                let _ = self.others.remove_label_values(&[&model, &status]);
+                let _ = self.other_latency.remove_label_values(&[&model]);
             }
         }
     }
@@ -683,5 +701,36 @@ mod tests {
         metrics.know_at(&none, gone);
         metrics.know_at(&none, gone + EXPIRY);
         assert!(!pages(&metrics, &none).0.contains("model_name=\"m\""), "nothing is kept of models that are gone");
+    }
+
+    #[test]
+    fn what_needs_no_version_is_forgotten_with_its_model() {
+        let metrics = Metrics::new().expect("names are valid");
+        let asked = |name: &str, code: Result<usize, Code>, is_known: bool| {
+            let exchange = exchange(name, Api::Predict, Entrypoint::Rest);
+            exchange.received(0);
+            exchange.ends(code);
+            metrics.refused(&exchange, |_| is_known);
+        };
+        let mut lines = Vec::new();
+        for number in 0..1000 {
+            let name = format!("m{number}");
+            let there = routes(&[&servable(&name, 1)]);
+            metrics.know(&there);
+            asked(&name, Ok(3), true);
+            asked(&name, Err(Code::NotFound), true);
+            asked("made-up", Err(Code::NotFound), false);
+            asked("", Err(Code::InvalidArgument), false);
+            metrics.logged(&name, Code::Ok, 1);
+            metrics.not_logged(&name, "queue_full", 1);
+            metrics.know_at(&Routes::default(), Instant::now());
+            metrics.know_at(&Routes::default(), Instant::now() + EXPIRY);
+            lines.push(pages(&metrics, &Routes::default()).0.lines().count());
+        }
+        assert_eq!(lines.first(), lines.last(), "the page does not grow");
+        let (original, own) = pages(&metrics, &Routes::default());
+        assert!(!original.contains("\"m0\"") && !own.contains("\"m0\""), "{own}");
+        has(&own, "servable_other_requests_total{model=\"made-up\",code=\"NOT_FOUND\"} 1000");
+        has(&own, "servable_other_requests_total{model=\"\",code=\"INVALID_ARGUMENT\"} 1000");
     }
 }
