@@ -313,6 +313,30 @@ def test_a_refused_body_is_not_waited_for(server: Secured) -> None:
         assert rest.connection.getresponse().status == 401
 
 
+def test_the_access_log_names_callers(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(SECRET)
+    access = tmp_path / "access.config"
+    access.write_text(keys(*CALLERS) + JWT + RULES)
+    log = tmp_path / "access.log"
+    (admin,) = free_ports(1)
+    flags = (f"--access_config_file={access}", f"--admin_port={admin}", f"--access_log={log}", "--log_format=json")
+    with serving([Model("open", HALF_PLUS_TWO)], tmp_path, *flags) as process:
+        server = Secured(process, admin)
+        body = {"instances": [1.0]}
+        assert server.get("POST", "/v1/models/open:predict", bearer("predictor"), body) == 200
+        assert server.get("POST", "/v1/models/open:predict", bearer("reader"), body) == 403
+        assert server.get("GET", "/v1/models/open", {}) == 401
+        assert server.get("GET", "/admin/v1/models", bearer("admin"), admin=True) == 200
+    told = [json.loads(line) for line in log.read_text().splitlines()]
+    callers = [(line.get("caller"), line["code"]) for line in told if line["target"] != "/"]
+    assert callers[-4:] == [
+        ("predictor", "OK"),
+        ("reader", "PERMISSION_DENIED"),
+        (None, "UNAUTHENTICATED"),
+        ("admin", "OK"),
+    ]
+
+
 def encoded(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 

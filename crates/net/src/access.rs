@@ -117,6 +117,11 @@ impl Identity {
         self.name == ANONYMOUS
     }
 
+    /// What the caller is called, unless nobody knows.
+    pub(crate) fn known_name(&self) -> Option<&str> {
+        (!self.is_anonymous()).then_some(self.name.as_str())
+    }
+
     /// `PERMISSION_DENIED`, or `UNAUTHENTICATED` for somebody unknown, whether there is such a model or not.
     pub(crate) fn check(&self, right: Right, model: &str) -> Result<(), Status> {
         self.need(right, |pattern| pattern.matches(model), || format!(" model {model}"))

@@ -22,6 +22,8 @@ use crate::exchange::Exchange;
 const WAITING_LINES: usize = 16 << 10;
 /// A longer target or method is cut: clients choose it.
 const LONGEST_TARGET: usize = 1 << 10;
+/// A longer name of a caller is cut: whoever issues tokens chooses it.
+const LONGEST_CALLER: usize = 256;
 /// Of a file that is made: who asks for what is not everybody's business. The umask may take more away.
 const MODE: u32 = 0o640;
 /// How long a line may wait in a buffer, and how often it is seen whether the file has been moved away.
@@ -153,6 +155,9 @@ fn each_field(exchange: &Exchange, mut field: impl FnMut(&str, Value<'_>)) {
     let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
     field("time", Value::Text(&time));
     field("remote", Value::Text(&exchange.connection.remote.map_or_else(|| "unix".to_owned(), |ip| ip.to_string())));
+    if let Some(caller) = exchange.caller() {
+        field("caller", Value::Text(&cut(caller, LONGEST_CALLER)));
+    }
     field("entrypoint", Value::Text(exchange.entrypoint.name()));
     field("method", Value::Text(&cut(exchange.method.as_str(), LONGEST_TARGET)));
     field("target", Value::Text(&cut(&exchange.target, LONGEST_TARGET)));
@@ -221,10 +226,11 @@ fn text_line(exchange: &Exchange) -> String {
 
 #[cfg(test)]
 mod tests {
-    use http::Method;
+    use http::{HeaderMap, Method};
     use servable_core::usage::Entrypoint;
 
     use super::*;
+    use crate::access::{Access, AccessSpec};
     use crate::body::Share;
     use crate::exchange::Connection;
 
@@ -246,6 +252,22 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&json_line(&odd)).expect("it is JSON");
         assert_eq!(json["target"], "/v1/\nmodel=\"x\"");
         assert_eq!((&json["remote"], &json["request_bytes"]), (&"unix".into(), &3.into()));
+    }
+
+    #[test]
+    fn callers_are_named_where_they_are_known() {
+        let name = format!("a b\n{}", "c".repeat(10_000));
+        let certificates = vec![("CN=known".to_owned(), name)];
+        let access = Access::new(&AccessSpec { certificates, ..AccessSpec::default() }).expect("it has no rules");
+        let line = |certificate: &str| {
+            let exchange = exchange("/");
+            let identity = access.identify(&HeaderMap::new(), &[certificate.to_owned()]);
+            exchange.comes_from(identity.expect("it sends nothing that is wrong"));
+            text_line(&exchange)
+        };
+        assert!(line("CN=known").contains(r#" remote=unix caller="a b\nccc"#), "{}", line("CN=known"));
+        assert!(line("CN=known").len() < 1000);
+        assert!(line("CN=other").contains(" remote=unix entrypoint=REST "));
     }
 
     #[test]

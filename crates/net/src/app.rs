@@ -253,9 +253,8 @@ impl App {
     pub(crate) fn admit(&self, exchange: &Exchange, headers: &HeaderMap, right: Right) -> Result<(), Status> {
         let Some(access) = self.access.get() else { return Ok(()) };
         let identity = access.load().identify(headers, &exchange.connection.names)?;
-        identity.check_kind(right)?;
-        exchange.comes_from(identity);
-        Ok(())
+        exchange.comes_from(Arc::clone(&identity));
+        identity.check_kind(right)
     }
 
     /// Whether whoever sends a request may do this with a model, and be it one that there is not.

@@ -106,6 +106,11 @@ impl Exchange {
         let _ = self.identity.set(identity);
     }
 
+    /// The name of who sent it, where that is known.
+    pub(crate) fn caller(&self) -> Option<&str> {
+        self.identity().and_then(Identity::known_name)
+    }
+
     /// Who sent it; `None` if nobody has asked.
     pub(crate) fn identity(&self) -> Option<&Identity> {
         self.identity.get().map(|identity| &**identity)
