@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -30,6 +30,8 @@ from tests.e2e.siege import LIMITS, MAX_BYTES_IN_FLIGHT, MIB, ON_LINUX, Peak
 pytestmark = pytest.mark.skipif(not ON_LINUX, reason="memory is read from /proc")
 
 STREAMS = 1024
+REQUESTS = 10_000
+"""As many may be on their way as there may be at work."""
 FRAME_BYTES = 16 << 10
 MOST_MIB = 4 * MAX_BYTES_IN_FLIGHT / MIB
 """What may be in flight, the tensors made of it, what the allocator keeps of those for the next run, and room for
@@ -148,33 +150,70 @@ def test_long_names_of_unknown_models_are_not_kept(tmp_path: Path) -> None:
             assert len(rest.get("/monitoring/prometheus/metrics").body) < MIB
 
 
+def predict_in_parts(server: ServerProcess) -> str:
+    """The status of a call whose message comes later than its head."""
+    with Http2(server.grpc_port) as connection:
+        connection.send(headers(1))
+        connection.ping()
+        request = predict_request("half", {"x": [1.0]}).SerializeToString()
+        connection.send(data(1, message(request), END_STREAM))
+        return connection.answer(1)["grpc-status"]
+
+
 def test_calls_without_messages_leave_room_for_others(tmp_path: Path) -> None:
+    """For some that have not come either, and however many those are, for those that are there."""
     with costing(tmp_path, MOST_MIB) as server, ExitStack() as stack:
-        for _ in range(10):
+        for count in range(1, 11):
             connection = stack.enter_context(Http2(server.grpc_port))
             connection.flood(headers(stream) for stream in range(1, 2 * STREAMS, 2))
             connection.ping()
+            if count * STREAMS < REQUESTS:
+                assert predict_in_parts(server) == "0"
         client = stack.enter_context(Grpc(server.grpc_address))
         assert client.predict(predict_request("half", {"x": [1.0]})).outputs
 
 
-def test_streams_that_only_listen_leave_room_for_others(tmp_path: Path) -> None:
-    path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
-    with costing(tmp_path, MOST_MIB, "--max_requests_in_flight=50") as server, ExitStack() as stack:
-        connection = stack.enter_context(Http2(server.grpc_port))
-        connection.flood(headers(stream, fields(path)) for stream in range(1, 121, 2))
+WATCH = fields("/grpc.health.v1.Health/Watch")
+REFLECT = fields("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+LISTENING = {
+    "watches": lambda stream: call(stream, b"", WATCH),
+    "watches that do not say of what": lambda stream: headers(stream, WATCH),
+    "checks that do not say of what": lambda stream: headers(stream, fields("/grpc.health.v1.Health/Check")),
+    "questions about services": lambda stream: headers(stream, REFLECT),
+}
+
+
+@pytest.mark.parametrize("start", LISTENING.values(), ids=LISTENING)
+def test_streams_that_only_listen_leave_room_for_others(tmp_path: Path, start: Callable[[int], bytes]) -> None:
+    flags = ("--max_requests_in_flight=50", "--enable_grpc_healthcheck_service")
+    with costing(tmp_path, MOST_MIB, *flags) as server, Http2(server.grpc_port) as connection:
+        connection.flood(start(stream) for stream in range(1, 121, 2))
         connection.ping()
-        client = stack.enter_context(Grpc(server.grpc_address))
-        assert client.predict(predict_request("half", {"x": [1.0]})).outputs
+        assert not any(connection.is_ended(stream) for stream in range(1, 121, 2))
+        assert predict_in_parts(server) == "0"
+        connection.flood(start(stream) for stream in range(121, 2 * STREAMS, 2))
+        connection.ping()
+        assert predict_in_parts(server) == "0"
+
+
+def test_questions_wait_where_they_cost_little(tmp_path: Path) -> None:
+    """No answer can be sent, so that none is taken; further questions come all the same."""
+    question = message(b"\x3a\x80\x08" + b"x" * 1024)
+    with costing(tmp_path, 32) as server, ExitStack() as stack:
+        for _ in range(6):
+            connection = stack.enter_context(Http2(server.grpc_port, {INITIAL_WINDOW_SIZE: 0}))
+            for stream in range(1, 9, 2):
+                connection.send(headers(stream, REFLECT))
+                connection.flood(data(stream, question * 15) for _ in range(250))
+            connection.ping()
 
 
 def test_questions_about_services_are_short(tmp_path: Path) -> None:
-    path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
     announced = message(b"", announced=4_000_000)
     with costing(tmp_path, 32) as server, Http2(server.grpc_port) as connection:
         streams = range(1, 161, 2)
         for stream in streams:
-            connection.send(headers(stream, fields(path)) + data(stream, announced))
+            connection.send(headers(stream, REFLECT) + data(stream, announced))
             for _ in range(4):
                 connection.send(data(stream, bytes(16_000)))
         connection.wait_for(lambda: all(connection.is_ended(stream) for stream in streams), "they are refused")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.health_client import HealthClient
-from tests.e2e.http2 import END_STREAM, Http2, data, fields, headers, message
+from tests.e2e.http2 import END_STREAM, INITIAL_WINDOW_SIZE, Http2, call, data, fields, headers, message
+from tests.e2e.raw_client import Raw
 from tests.e2e.rest_client import Answer, Rest
 from tests.e2e.server import (
     DEADLINE_S,
@@ -32,6 +35,8 @@ from tests.e2e.server import (
 )
 from tests.e2e.test_shutdown import begin_slow_rest, read_to_end
 
+CHECK = fields("/grpc.health.v1.Health/Check")
+WATCH = fields("/grpc.health.v1.Health/Watch")
 PREDICT = {"instances": [2.0]}
 VERSION = next(HALF_PLUS_TWO.iterdir())
 
@@ -39,6 +44,15 @@ VERSION = next(HALF_PLUS_TWO.iterdir())
 def get(port: int, path: str, **headers: str) -> Answer:
     with Rest(port) as rest:
         return rest.get(path, **headers)
+
+
+def probed(port: int, path: str) -> int:
+    """The status of a page, for somebody with another address than all others here."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S, source_address=("127.0.0.2", 0))
+    connection.request("GET", path)
+    status = connection.getresponse().status
+    connection.close()
+    return status
 
 
 def requests_at_work(monitoring: int) -> int:
@@ -206,14 +220,41 @@ def test_a_second_signal_ends_the_grace_period(tmp_path: Path) -> None:
 def test_watchers_and_probes_beyond_number_shut_nobody_out(tmp_path: Path) -> None:
     with starting(tmp_path, [Model("m", HALF_PLUS_TWO)]) as (server, monitoring, _):
         server.wait_ready()
-        connections = [socket.create_connection(("127.0.0.1", monitoring)) for _ in range(300)]
-        try:
+        with ExitStack() as stack:
+            for _ in range(300):
+                stack.enter_context(Raw(monitoring)).send(b"GET /livez HTTP/1.1\r\nHost:")
             with Rest(server.rest_port) as rest:
                 assert rest.predict("m", PREDICT).status == 200
-        finally:
-            for connection in connections:
-                connection.close()
+            if sys.platform == "linux":  # where all of 127.0.0.0/8 is this machine
+                assert [probed(monitoring, path) for path in ("/livez", "/readyz")] == [200, 200]
         server.wait_for(lambda: get(monitoring, "/livez").status == 200, "there is room again")
+
+
+def test_watches_beyond_number_are_refused_and_nothing_else(tmp_path: Path) -> None:
+    with starting(tmp_path, [Model("m", HALF_PLUS_TWO)]) as (server, monitoring, _), Http2(monitoring) as connection:
+        server.wait_ready()
+        streams = [connection.next_stream() for _ in range(300)]
+        connection.flood(call(stream, b"", WATCH) for stream in streams)
+        assert connection.answer(streams[-1])["grpc-status"] == "8"
+        for path in ("/livez", "/readyz", "/readyz/models/m", "/metrics"):
+            assert get(monitoring, path).status == 200
+        with HealthClient(monitoring) as health:
+            assert health.check() == "SERVING"
+        assert not connection.is_ended(streams[0])
+
+
+def test_pages_of_health_are_answered_however_much_is_asked(tmp_path: Path) -> None:
+    """No answer can be sent, so that as many calls stay as there may be."""
+    with (
+        starting(tmp_path, [Model("m", HALF_PLUS_TWO)]) as (server, monitoring, _),
+        Http2(monitoring, {INITIAL_WINDOW_SIZE: 0}) as connection,
+    ):
+        server.wait_ready()
+        connection.flood(call(connection.next_stream(), b"", CHECK) for _ in range(300))
+        connection.ping()
+        server.wait_for(lambda: get(monitoring, "/metrics").status == 503, "there is no room")
+        for path in ("/livez", "/readyz", "/readyz/models/m"):
+            assert get(monitoring, path).status == 200
 
 
 def test_probes_are_answered_while_requests_are_refused(tmp_path: Path) -> None:
@@ -225,11 +266,11 @@ def test_probes_are_answered_while_requests_are_refused(tmp_path: Path) -> None:
     ):
         server.wait_for(lambda: requests_at_work(monitoring) == 1, "the request is at work")
         assert get(server.rest_port, "/v1/models/slow").status == 503, "it has enough to do"
-        assert get(monitoring, "/livez").status == get(monitoring, "/readyz").status == 200
+        for port in (monitoring, server.rest_port):
+            assert get(port, "/livez").status == get(port, "/readyz").status == 200
         assert health.check() == "SERVING"
 
 
-CHECK = fields("/grpc.health.v1.Health/Check")
 REFLECT = fields("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
 
 

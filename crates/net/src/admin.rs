@@ -10,7 +10,7 @@ use servable_core::usage::Entrypoint;
 use servable_core::{Code, Status};
 
 use crate::access::Right;
-use crate::app::App;
+use crate::app::{App, Waiting};
 use crate::body::Share;
 use crate::control;
 use crate::edge::edge_status;
@@ -123,7 +123,7 @@ async fn answer(app: &App, exchange: &Exchange, share: &Share, request: Request<
     }
     let method = format!("{} {target}", request.method());
     let most = app.settings.limits.max_body_bytes.min(MOST_BYTES);
-    let body = app.arriving(exchange.connection.crowd, read_body(request.into_body(), most, share)).await?;
+    let body = app.arriving(Waiting::Message, read_body(request.into_body(), most, share)).await?;
     control::ask(app, &method, body).await
 }
 

@@ -50,8 +50,12 @@ const DEFAULT_REQUESTS_IN_FLIGHT: usize = 10_000;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a client may take to send its request's head, or the first bytes of HTTP/2.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
-/// Requests that may be at work on the monitoring port, those among them that watch.
+/// Requests that may be at work on the monitoring port, and as many that watch.
 const MOST_PROBES: u64 = 256;
+/// Those of clients that may watch, however few may be at work: they do no more than that.
+const LEAST_WATCHES: u64 = 1000;
+/// Streams of questions to reflection. Their answers are larger, and count for no budget.
+const MOST_CONVERSATIONS: u64 = 128;
 
 /// Bytes of JSON that are read in about a millisecond.
 const BRIEF_WORK: usize = 256 << 10;
@@ -73,6 +77,11 @@ fn client_overloaded() -> Status {
         Code::Unavailable,
         "too many requests of this client are at work (max_requests_per_client); try again later",
     )
+}
+
+/// What a stream is told that is one too many of those that only listen.
+fn too_many_listen() -> Status {
+    Status::resource_exhausted("too many streams that ask for health or about services are open; try again later")
 }
 
 /// What to listen on and how to answer.
@@ -178,6 +187,30 @@ pub(crate) enum Crowd {
     Watchers,
 }
 
+/// What a request waits for that does not count as being at work meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Waiting {
+    /// The rest of its message.
+    Message,
+    /// News of health, or to be told of what: nobody has to say who they are.
+    News(Crowd),
+    /// Further questions to reflection.
+    Questions(Crowd),
+}
+
+/// Streams of one crowd that only listen.
+#[derive(Default)]
+pub(crate) struct Streams {
+    watches: Gauge,
+    conversations: Gauge,
+}
+
+impl Streams {
+    fn count(&self) -> u64 {
+        self.watches.value() + self.conversations.value()
+    }
+}
+
 /// Shared by all handlers; never changes but for what is made to be changed from many threads.
 pub(crate) struct App {
     pub(crate) settings: Settings,
@@ -202,12 +235,15 @@ pub(crate) struct App {
     pub(crate) of_clients: Quota<Option<IpAddr>>,
     /// Those in flight that have not come yet; none on the monitoring port.
     pub(crate) arriving: Gauge,
+    /// Those in flight that only listen.
+    pub(crate) streams: Streams,
     pub(crate) requests: AtomicU64,
     /// Versions that the control plane has been asked to load by requests that wait for them.
     pub(crate) asked_for: Mutex<HashSet<(String, i64)>>,
     pub(crate) budget: Budget,
-    /// Requests on the monitoring port, and room for them.
+    /// Requests on the monitoring port, those that only listen, and room for them.
     pub(crate) probes: Arc<Load>,
+    pub(crate) probe_streams: Streams,
     pub(crate) probe_budget: Budget,
     /// Where runs go that the network threads do not do themselves; there from the start on.
     pub(crate) threads: OnceLock<Threads>,
@@ -216,33 +252,43 @@ pub(crate) struct App {
 }
 
 impl App {
-    /// Whether there are more requests at work than there should be. Those that have not come yet do not count: anybody
-    /// can open many that never come.
+    /// Whether there are more requests at work than there should be. Those that have not come yet, or only listen, do not
+    /// count: anybody can open many that never come.
     pub(crate) fn is_overloaded(&self) -> bool {
-        self.load.at_work().saturating_sub(self.arriving.value()) > self.most_requests()
+        let waiting = self.arriving.value() + self.streams.count();
+        self.load.at_work().saturating_sub(waiting) > self.most_requests()
     }
 
-    /// Waits for a request to come. One that is there already need not wait; of those that are not, there may be as many
-    /// as there may be at work.
+    /// Waits for a request to come. One that is there already need not wait.
     pub(crate) async fn arriving<T>(
         &self,
-        crowd: Crowd,
+        waiting: Waiting,
         request: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, Status> {
         let mut request = pin!(request);
         if let Some(outcome) = request.as_mut().now_or_never() {
             return outcome;
         }
-        let _arriving = self.listening(crowd)?;
+        let _waiting = self.waits(waiting)?;
         request.await
     }
 
-    /// Counts as not having come for as long as the guard lives: a stream that only listens. Those who watch over the
-    /// server are counted by their own measure, which makes no such difference.
-    pub(crate) fn listening(&self, crowd: Crowd) -> Result<Option<GaugeGuard>, Status> {
-        let Crowd::Clients = crowd else { return Ok(None) };
-        let guard = self.arriving.enter();
-        if self.arriving.value() > self.most_requests() { Err(overloaded()) } else { Ok(Some(guard)) }
+    /// Does not count as being at work for as long as the guard lives. Of each kind there may be so many: of requests that
+    /// have not come, as many as there may be at work. None takes anything from the others.
+    pub(crate) fn waits(&self, waiting: Waiting) -> Result<GaugeGuard, Status> {
+        let (gauge, most, refusal): (_, _, fn() -> Status) = match waiting {
+            Waiting::Message => (&self.arriving, self.most_requests(), overloaded),
+            Waiting::News(Crowd::Clients) => {
+                (&self.streams.watches, self.most_requests().max(LEAST_WATCHES), too_many_listen)
+            }
+            Waiting::News(Crowd::Watchers) => (&self.probe_streams.watches, MOST_PROBES, too_many_listen),
+            Waiting::Questions(Crowd::Clients) => (&self.streams.conversations, MOST_CONVERSATIONS, too_many_listen),
+            Waiting::Questions(Crowd::Watchers) => {
+                (&self.probe_streams.conversations, MOST_CONVERSATIONS, too_many_listen)
+            }
+        };
+        let guard = gauge.enter();
+        if gauge.value() > most { Err(refusal()) } else { Ok(guard) }
     }
 
     fn most_requests(&self) -> u64 {
@@ -337,7 +383,7 @@ impl App {
             }
             Crowd::Watchers => {
                 let place = self.probes.enter();
-                let is_full = self.probes.at_work() > MOST_PROBES;
+                let is_full = self.probes.at_work().saturating_sub(self.probe_streams.count()) > MOST_PROBES;
                 let room = if is_full { Err(overloaded()) } else { Ok(()) };
                 (Share::placed(&self.probe_budget, place, None), room)
             }

@@ -17,7 +17,7 @@ use servable_core::servable::timed_out;
 use servable_core::{Code, Status};
 use servable_wire::span::{Pieces, Span};
 
-use crate::app::{App, Crowd, INFLATION};
+use crate::app::{App, INFLATION, Waiting};
 use crate::body::{Arrived, Patience, Share};
 use crate::coding::{COMPRESSING, InflateError, WORTH_COMPRESSING, accepts_gzip, gzip, inflate};
 use crate::edge::edge_status;
@@ -49,14 +49,14 @@ enum Coding {
 /// The message of a call, of at most so many bytes.
 pub(crate) async fn read_message(
     app: &App,
-    crowd: Crowd,
+    waiting: Waiting,
     request: Request<Incoming>,
     share: &Arc<Share>,
     most: usize,
     deadline: Option<Instant>,
 ) -> Result<Arc<Pieces>, tonic::Status> {
     let coding = coding(request.headers())?;
-    let reading = app.arriving(crowd, async {
+    let reading = app.arriving(waiting, async {
         let (mut message, mut patience) = (Incomplete::new(share, most), Patience::default());
         let mut body = request.into_body();
         while let Some(data) = patience.wait(message.arrived.bytes(), next_data(&mut body)).await?? {

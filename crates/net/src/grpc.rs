@@ -27,7 +27,7 @@ use servable_wire::span::{Pieces, Span};
 use servable_wire::tensor::{Form, TensorView};
 
 use crate::access::Right;
-use crate::app::{App, COPYING, Settings};
+use crate::app::{App, COPYING, Settings, Waiting};
 use crate::body::Share;
 use crate::control;
 use crate::edge::{deadline, edge_status, priority};
@@ -220,7 +220,7 @@ where
     let Opened { request, deadline, exchange } = call;
     let share = Arc::clone(&exchange.share);
     let terms = Terms { deadline, priority: priority(request.headers()) };
-    let message = match read_message(app, exchange.connection.crowd, request, &share, most, deadline).await {
+    let message = match read_message(app, Waiting::Message, request, &share, most, deadline).await {
         Ok(message) => message,
         Err(refusal) => {
             exchange.ends(Err(code_of(&refusal)));

@@ -33,7 +33,7 @@ use crate::quota::Quota;
 use crate::rest::RestResponse;
 use crate::shard::{Accepted, Shards, Stream};
 use crate::stall::Stalls;
-use crate::{grpc, rest};
+use crate::{grpc, probe, rest};
 
 pub(crate) const DEFAULT_CONNECTIONS: usize = 10_000;
 const BACKLOG: u32 = 1024;
@@ -246,6 +246,7 @@ where
         let (app, client, peer, sending) = (Arc::clone(&app), Arc::clone(&client), peer.clone(), sending.clone());
         Box::pin(async move {
             let (in_flight, room) = app.begin(&client);
+            let room = room.or_else(|full| if probe::is_for_page(&request) { Ok(()) } else { Err(full) });
             let handler = handle(app, client, in_flight.share(), peer, request);
             Ok::<_, Infallible>(answer(in_flight, room, &sending, handler, rest::error, rest::panicked).await)
         })

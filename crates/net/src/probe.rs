@@ -12,7 +12,7 @@ use servable_wire::fields::Malformed;
 use servable_wire::messages::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};
 use servable_wire::span::Span;
 
-use crate::app::{App, Crowd};
+use crate::app::{App, Waiting};
 use crate::body::Share;
 use crate::edge::{cut, deadline, edge_status};
 use crate::exchange::Connection;
@@ -32,6 +32,8 @@ const MOST_BYTES: usize = 16 << 10;
 /// Room for such questions, apart from that for requests, which may be used up.
 pub(crate) const BUDGET_BYTES: usize = 1 << 20;
 const LONGEST_NAME: usize = 256;
+const LIVE: &str = "/livez";
+const READY: &str = "/readyz";
 const MODELS: &str = "/readyz/models/";
 const NOT_FOUND: &str = "Here are /livez, /readyz, /readyz/models/NAME, and pages of metrics such as /metrics.\n";
 
@@ -66,6 +68,13 @@ pub(crate) async fn handle_rest(
     }
 }
 
+/// Whether a request asks for a page of health. It is answered however many are at work: it may be what decides whether
+/// this server lives on. There are no more of these at a time than there may be connections.
+pub(crate) fn is_for_page(request: &Request<Incoming>) -> bool {
+    let path = request.uri().path();
+    matches!(path, LIVE | READY) || path.starts_with(MODELS)
+}
+
 /// The page of health at the path of a request; `None` if there is none.
 pub(crate) fn page(app: &App, request: &Request<Incoming>) -> Option<RestResponse> {
     let answer = |is_ready: bool, text: &dyn Fn() -> Vec<u8>, json: &dyn Fn() -> Vec<u8>| {
@@ -80,8 +89,8 @@ pub(crate) fn page(app: &App, request: &Request<Incoming>) -> Option<RestRespons
     // Nobody who asks here has to say who they are, so with rules of access nobody is told more than that.
     let hides_reasons = app.access.get().is_some();
     match request.uri().path() {
-        "/livez" => Some(plain(StatusCode::OK, "alive\n")),
-        "/readyz" => {
+        LIVE => Some(plain(StatusCode::OK, "alive\n")),
+        READY => {
             let report = Report::of(phase, &routes);
             let report = if hides_reasons { report.without_reasons() } else { report };
             Some(answer(report.is_ready(), &|| report.text(), &|| report.json()))
@@ -108,14 +117,15 @@ fn wants_json(request: &Request<Incoming>) -> bool {
 /// Answers Check and Watch of `grpc.health.v1`; a watcher hears of all that changes until the door closes.
 pub(crate) async fn health(app: &Arc<App>, request: Request<Incoming>, door: Door) -> GrpcResponse {
     let is_watch = request.uri().path() == WATCH;
-    let service = match read_service(app, door.crowd(), request).await {
+    let waiting = Waiting::News(door.crowd());
+    let service = match read_service(app, waiting, request).await {
         Ok(service) => service,
         Err(refusal) => return answered(Err(refusal)),
     };
     if !is_watch {
         return answered(check(app, door, &service).map_err(|status| edge_status(&status)));
     }
-    let listening = match app.listening(door.crowd()) {
+    let listening = match app.waits(waiting) {
         Ok(listening) => listening,
         Err(refusal) => return answered(Err(edge_status(&refusal))),
     };
@@ -125,10 +135,10 @@ pub(crate) async fn health(app: &Arc<App>, request: Request<Incoming>, door: Doo
     }))
 }
 
-async fn read_service(app: &App, crowd: Crowd, request: Request<Incoming>) -> Result<String, tonic::Status> {
+async fn read_service(app: &App, waiting: Waiting, request: Request<Incoming>) -> Result<String, tonic::Status> {
     let deadline = deadline(request.headers());
     let share = Arc::new(Share::of(&app.probe_budget));
-    let message = read_message(app, crowd, request, &share, MOST_BYTES, deadline).await?;
+    let message = read_message(app, waiting, request, &share, MOST_BYTES, deadline).await?;
     let request = HealthCheckRequest::decode(Span::of(&message));
     request.map(|request| request.service).map_err(|_| edge_status(&Malformed.into()))
 }

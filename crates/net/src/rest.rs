@@ -22,7 +22,7 @@ use servable_wire::json::{self, Document, Format};
 use servable_wire::target::{self, Target, TargetError, Verb};
 
 use crate::access::Right;
-use crate::app::{App, INFLATION, PRINTING, Planned};
+use crate::app::{App, INFLATION, PRINTING, Planned, Waiting};
 use crate::body::{Arrived, Patience, Share};
 use crate::coding::{COMPRESSING, InflateError, WORTH_COMPRESSING, accepts_gzip, gzip, inflate};
 use crate::edge::{cut, priority};
@@ -227,7 +227,7 @@ async fn infer(
     let is_compressed = is_gzip(&request);
     let priority = priority(request.headers());
     let body = app
-        .arriving(exchange.connection.crowd, read_body(request.into_body(), app.settings.limits.max_body_bytes, share))
+        .arriving(Waiting::Message, read_body(request.into_body(), app.settings.limits.max_body_bytes, share))
         .await?;
     exchange.received(body.len());
     let deadline = app.settings.rest_timeout.map(|timeout| Instant::now() + timeout);

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use crate::access::{Access, AccessSpec};
 use crate::access_log::AccessLog;
 use crate::admin;
-use crate::app::{App, Gauge, Settings};
+use crate::app::{App, Gauge, Settings, Streams};
 use crate::body::Budget;
 use crate::control::ControlCall;
 use crate::grpc;
@@ -53,8 +53,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
 const LAST_BYTES: Duration = Duration::from_secs(3);
 /// What those who watch over the server have to take their last answers.
 const LAST_WATCHING: Duration = Duration::from_millis(500);
-/// Connections of theirs.
+/// Connections of theirs, and of each of them: nobody keeps the others from looking.
 const WATCHING_CONNECTIONS: usize = 256;
+const WATCHING_CONNECTIONS_PER_CLIENT: usize = 64;
 
 /// TCP ports that are listened on.
 #[derive(Clone, Copy, Debug, Default)]
@@ -191,10 +192,12 @@ impl Server {
             of_models,
             of_clients,
             arriving: Gauge::default(),
+            streams: Streams::default(),
             requests: AtomicU64::new(0),
             asked_for: Mutex::default(),
             budget,
             probes: Arc::default(),
+            probe_streams: Streams::default(),
             probe_budget: Budget::new(probe::BUDGET_BYTES),
             threads: OnceLock::new(),
             workers: OnceLock::new(),
@@ -273,7 +276,7 @@ impl Server {
                 self.app.settings.max_connections.unwrap_or(DEFAULT_CONNECTIONS),
                 self.app.settings.max_connections_per_client,
             ),
-            watchers: Entrance::new(WATCHING_CONNECTIONS, None),
+            watchers: Entrance::new(WATCHING_CONNECTIONS, Some(WATCHING_CONNECTIONS_PER_CLIENT)),
         };
         for (protocol, listener) in bound {
             running.ports.note(protocol, &listener);
