@@ -1,6 +1,7 @@
 //! The engine's network side as a whole: opened early for those who watch over it, started once, fed with routes, drained
 //! at the end.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +24,7 @@ use crate::admin;
 use crate::app::{App, Gauge, Settings, Streams};
 use crate::body::Budget;
 use crate::control::ControlCall;
+use crate::edge::cut;
 use crate::grpc;
 use crate::health::{Health, Phase};
 use crate::leave::Farewell;
@@ -56,6 +58,8 @@ const LAST_WATCHING: Duration = Duration::from_millis(500);
 /// Connections of theirs, and of each of them: nobody keeps the others from looking.
 const WATCHING_CONNECTIONS: usize = 256;
 const WATCHING_CONNECTIONS_PER_CLIENT: usize = 64;
+/// More of why a version failed is not told: each of many versions may have such a text.
+const LONGEST_ERROR: usize = 4 << 10;
 
 /// TCP ports that are listened on.
 #[derive(Clone, Copy, Debug, Default)]
@@ -208,6 +212,12 @@ impl Server {
     /// Replaces the whole table of routes.
     pub fn publish(&self, mut routes: Routes) {
         routes.refuses_labels = self.app.settings.refuses_labels;
+        let versions = routes.models.values_mut().flat_map(|model| model.versions.values_mut());
+        for error in versions.filter_map(|version| version.error.as_mut()) {
+            if let Cow::Owned(text) = cut(&error.message, LONGEST_ERROR) {
+                error.message = text.into();
+            }
+        }
         self.app.metrics.know(&routes);
         self.app.routes.publish(routes);
     }
@@ -508,5 +518,34 @@ impl From<Snapshot> for [(&'static str, u64); 3] {
             ("requests_in_flight", snapshot.requests_in_flight),
             ("requests_total", snapshot.requests_total),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use servable_core::routes::{ModelRoutes, State, VersionStatus};
+
+    use super::*;
+
+    #[test]
+    fn why_versions_failed_is_told_in_short() {
+        let version = VersionStatus {
+            state: State::End,
+            error: Some(Status::internal("x".repeat(1 << 20))),
+            servable: None,
+            on_demand: false,
+            memory_bytes: 0,
+            remark: String::new(),
+        };
+        let model =
+            ModelRoutes { versions: BTreeMap::from([(1, version)]), configured: true, ..ModelRoutes::default() };
+        let server = Server::new(Settings::default()).expect("nothing is opened");
+        server.publish(Routes::new(HashMap::from([("m".to_owned(), model)])));
+        let routes = server.app.routes.current();
+        let told = routes.status("m", None).expect("it is there");
+        let error = told[0].1.error.as_ref().expect("it failed");
+        assert!(error.message.starts_with("xxx") && error.message.len() < LONGEST_ERROR + 100);
     }
 }
