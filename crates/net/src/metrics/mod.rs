@@ -489,7 +489,7 @@ fn write_versions(text: &mut Text, routes: &Routes) {
         text.sample(name, &[("model", model), ("version", &version), ("state", status.state.name())], 1);
     }
     let name = "servable_version_memory_bytes";
-    text.begin(name, "gauge", "Memory that a version was seen to take when it was loaded, or is estimated to take.");
+    text.begin(name, "gauge", "Memory that a version is estimated to take: 1.2 times its files.");
     for ((model, version), status) in versions.iter().filter(|(_, status)| status.memory_bytes > 0) {
         let version = version.to_string();
         text.sample(name, &[("model", model), ("version", &version)], status.memory_bytes);

@@ -29,7 +29,7 @@ impl Integral {
     }
 }
 
-#[inline(always)]
+#[inline]
 fn byte(text: &[u8], at: usize) -> u8 {
     text.get(at).copied().unwrap_or(0)
 }
@@ -137,6 +137,7 @@ impl<'a> Decimal<'a> {
     /// What `text` begins with, if it is such a number, in JSON too. A zero is the whole of an integer: no digit follows it
     /// there.
     // This is where the time goes that is spent on a body of numbers.
+    #[expect(clippy::inline_always, reason = "it is called in one place, and was not inlined")]
     #[inline(always)]
     pub(super) fn read(text: &'a [u8]) -> Option<Self> {
         let negative = byte(text, 0) == b'-';
