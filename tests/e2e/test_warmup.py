@@ -224,6 +224,21 @@ def test_a_platform_file_decides_that_none_are_made(tmp_path: Path) -> None:
         assert counted(server) == 0
 
 
+@pytest.mark.parametrize("brings", [True, False], ids=["recorded", "made"])
+def test_the_sizes_that_batches_are_filled_up_to_are_warm(brings: bool, tmp_path: Path) -> None:
+    version = copied(tmp_path, "mm")
+    parameters = "max_batch_size { value: 4 } allowed_batch_sizes: [2, 4]"
+    (version / "batching_params.pbtxt").write_text(parameters)
+    if brings:
+        write(version, [log(predict=predict_request("", {"x": [[1.0, 2.0, 3.0]]}))])
+    flags = ("--enable_batching", "--enable_per_model_batching_parameters", "--synthesize_warmup")
+    with with_metrics([Model("mm", tmp_path / "mm")], tmp_path, *flags) as server:
+        (runs,) = metrics(server, "runtime_latency_count")
+        assert runs.endswith(" 3"), "one row, two and four"
+        (records,) = metrics(server, "model_warmup_records_read")
+        assert records.endswith(" 1" if brings else " 3")
+
+
 # Commands.
 
 

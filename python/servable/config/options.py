@@ -505,7 +505,8 @@ def _tensorflow() -> tuple[Option, ...]:
             Kind.STRING,
             "1",
             group,
-            "Batch sizes of the requests that synthesize_warmup makes, separated by commas.",
+            "Batch sizes of the requests that synthesize_warmup makes, separated by commas; allowed_batch_sizes of a "
+            "version's batching come on top.",
         ),
         Option(
             "remove_unused_fields_from_bundle_metagraph",

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,7 +53,8 @@ def open_tensorflow(settings: PlatformSettings) -> TensorFlowPlatform:
     warm_up = WarmUp(
         settings.warmup,
         read_records=engine.RecordReader,
-        encode_json=engine.encode_json,
+        describe_record=engine.describe_record,
+        codec=engine,
         engine_error=engine.EngineError,
         count=settings.count_warmup,
     )
@@ -86,7 +87,7 @@ class TensorFlowPlatform:
         open_runtime: Callable[[str, str], Runtime],
         engine_error: type[EngineError],
         find_package: Callable[[str], Path | None],
-        warm_up: Callable[[Servable, str], None],
+        warm_up: Callable[[Servable, str, Sequence[int]], None],
         codec: Codec,
     ) -> None:
         self._settings = settings
@@ -154,7 +155,7 @@ class TensorFlowPlatform:
                 self._register(runtime, op, error.message)
                 registered.add(op)
         try:
-            self._warm_up(servable, path)
+            self._warm_up(servable, path, batched.allowed_batch_sizes if batched else ())
         except BaseException:
             servable.unload(None)
             raise

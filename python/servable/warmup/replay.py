@@ -6,12 +6,14 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
+from servable.config.codec import Codec
 from servable.errors import InvalidArgumentError, ServableError
 from servable.types import WarmupOptions
 from servable.warmup.file import MOST_RECORDS, warmup_file
+from servable.warmup.sizes import Outline, enlarged, outline
 from servable.warmup.synthesis import MESSAGE, synthesize
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def count_nothing(path: str, code: str, records: int, took_s: float) -> None:
 class WarmUp:
     """Sends warm-up requests to versions that have been loaded and that nobody else can reach yet.
 
-    `read_records`, `encode_json` and `engine_error` are the engine's.
+    `read_records`, `describe_record`, `codec` and `engine_error` are the engine's.
     """
 
     def __init__(
@@ -46,23 +48,26 @@ class WarmUp:
         options: WarmupOptions,
         *,
         read_records: Callable[[str], Iterable[bytes]],
-        encode_json: Callable[[str, str], bytes],
+        describe_record: Callable[[bytes], str],
+        codec: Codec,
         engine_error: type[EngineError],
         count: CountWarmup = count_nothing,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._options = options
         self._read_records = read_records
-        self._encode_json = encode_json
+        self._describe_record = describe_record
+        self._codec = codec
         self._engine_error = engine_error
         self._count = count
         self._clock = clock
 
-    def run(self, servable: Servable, folder: str) -> None:
+    def run(self, servable: Servable, folder: str, batch_sizes: Sequence[int] = ()) -> None:
         """Warm up the version loaded from `folder`. Waits; may be called from several threads at a time.
 
+        `batch_sizes` are those that its batches are filled up to, if they are: requests of these sizes are sent too.
         `ServableError` if it brings requests and one of them fails, or their file is broken. Requests that are made
-        from signatures may fail: nobody knows what the model makes of zeros.
+        here may fail: nobody knows what the model makes of zeros, or of more rows.
         """
         if not self._options.enabled:
             return
@@ -75,10 +80,13 @@ class WarmUp:
                 "Elapsed time (microseconds): %d.",
                 *(path, records, took_s * 1e6),
             )
+            if batch_sizes:
+                self._enlarge(servable, path, batch_sizes)
             return
         log.info("No warmup data file found at %s", path)
         if self._options.synthesize:
-            requests, took_s = self._counted(folder, self._tried(servable, folder))
+            sizes = sorted({*self._options.batch_sizes, *batch_sizes})
+            requests, took_s = self._counted(folder, self._tried(servable, folder, sizes))
             log.info("Warmed up %s with %d requests made from its signatures in %.3f s", folder, requests, took_s)
 
     def _counted(self, folder: str, requests: Iterable[None]) -> tuple[int, float]:
@@ -120,8 +128,30 @@ class WarmUp:
             hint = ". Please verify your warmup data is in TFRecord format." if error.code == "DATA_LOSS" else ""
             raise ServableError(error.message + hint, code=error.code) from error
 
-    def _tried(self, servable: Servable, folder: str) -> Iterable[None]:
-        made, left_out = synthesize(json.loads(servable.signatures()), self._options.batch_sizes)
+    def _enlarge(self, servable: Servable, path: str, batch_sizes: Sequence[int]) -> None:
+        """Send the first request of each kind in the file again, in larger sizes. They are not counted as records."""
+        seen: set[Outline] = set()
+        sent, start = 0, self._clock()
+        for record in self._records(path):
+            found = outline(json.loads(self._describe_record(record)))
+            if found is None or found[0] in seen:
+                continue
+            kind, rows = found
+            seen.add(kind)
+            sizes = sorted(size for size in set(batch_sizes) if size > rows)
+            request = json.loads(self._codec.decode_message(MESSAGE, record)) if sizes else {}
+            for size in sizes:
+                try:
+                    self._send(servable, self._encoded(enlarged(request, rows, size, len(record))))
+                except self._engine_error as error:
+                    reason = error.message.partition("\n")[0]
+                    log.warning("No batch of %d for signature %s of %s: %s", size, kind.signature, path, reason)
+                    break
+                sent += 1
+        log.info("Warmed up with %d batches of requests from %s in %.3f s", sent, path, self._clock() - start)
+
+    def _tried(self, servable: Servable, folder: str, batch_sizes: Sequence[int]) -> Iterable[None]:
+        made, left_out = synthesize(json.loads(servable.signatures()), batch_sizes)
         for signature in left_out:
             log.warning("No warm-up request for signature %s of %s: %s", signature.signature, folder, signature.reason)
         refused: set[str] = set()
@@ -129,13 +159,16 @@ class WarmUp:
             if request.signature in refused:
                 continue
             try:
-                self._send(servable, self._encode_json(MESSAGE, json.dumps(request.log)))
+                self._send(servable, self._encoded(request.log))
             except self._engine_error as error:
                 refused.add(request.signature)
                 reason = error.message.partition("\n")[0]
                 log.warning("No warm-up request for signature %s of %s: %s", request.signature, folder, reason)
             else:
                 yield
+
+    def _encoded(self, request: Mapping[str, Any]) -> bytes:
+        return self._codec.encode_json(MESSAGE, json.dumps(request))
 
     def _send(self, servable: Servable, record: bytes) -> None:
         servable.warm_up(record, self._options.iterations, self._options.check_method_names)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -72,13 +73,13 @@ class World:
             warm_up=self._warm_up,
             codec=FakeCodec(),
         )
-        self.warmed_up: list[tuple[object, str]] = []
+        self.warmed_up: list[tuple[object, str, Sequence[int]]] = []
 
     def _find(self, module: str) -> Path | None:
         return self.folder / module if (self.folder / module).exists() else None
 
-    def _warm_up(self, servable: object, path: str) -> None:
-        self.warmed_up.append((servable, path))
+    def _warm_up(self, servable: object, path: str, batch_sizes: Sequence[int]) -> None:
+        self.warmed_up.append((servable, path, batch_sizes))
         if path == "/cold":
             raise ServableError("too cold", code="DATA_LOSS")
 
@@ -152,7 +153,13 @@ def test_a_version_is_warmed_up_before_it_is_handed_over(folder: Path) -> None:
     world = World(folder)
     assert world.warmed_up == []
     servable = world.load()
-    assert world.warmed_up == [(servable, "/m/1")]
+    assert world.warmed_up == [(servable, "/m/1", ())]
+
+
+def test_a_version_is_warmed_up_for_the_sizes_of_its_batches(folder: Path) -> None:
+    world = World(folder)
+    world.load(own=BatchingParameters(max_batch_size=8, allowed_batch_sizes=(4, 8)))
+    assert [sizes for _, _, sizes in world.warmed_up] == [(4, 8)]
 
 
 def test_a_version_that_cannot_be_warmed_up_is_unloaded(folder: Path) -> None:

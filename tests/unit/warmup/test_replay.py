@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,7 +12,7 @@ from servable.types import WarmupOptions
 from servable.warmup.file import MOST_RECORDS, warmup_file
 from servable.warmup.replay import WarmUp
 
-from tests.unit.fakes import FakeClock
+from tests.unit.fakes import FakeClock, FakeCodec
 
 if TYPE_CHECKING:
     from servable.engine import EngineError, Servable
@@ -25,19 +25,30 @@ class FakeEngineError(Exception):
 
 
 class FakeServable:
-    """Refuses records that are no words, and fails for some words."""
+    """Refuses records that are no words, fails for some words, and for `bad8` with eight rows."""
 
-    def __init__(self, *signatures: str) -> None:
+    def __init__(self, *signatures: str, inputs: Mapping[str, Sequence[int]] | None = None) -> None:
         self._signatures = signatures
+        self._inputs = {
+            name: {"dtype": "DT_INT32", "shape": shape, "has_default": False} for name, shape in (inputs or {}).items()
+        }
         self.answered: list[tuple[bytes, int, bool]] = []
 
+    @property
+    def shapes(self) -> list[list[int]]:
+        """Of the input of each request."""
+        requests = [json.loads(record)["predict_log"]["request"] for record, _, _ in self.answered]
+        return [[dim["size"] for dim in request["inputs"]["x"]["tensor_shape"]["dim"]] for request in requests]
+
     def signatures(self) -> str:
-        return json.dumps({name: {"method_name": "", "inputs": {}, "outputs": {}} for name in self._signatures})
+        return json.dumps(
+            {name: {"method_name": "", "inputs": self._inputs, "outputs": {}} for name in self._signatures}
+        )
 
     def warm_up(self, record: bytes, iterations: int = 1, check_method_names: bool = False) -> None:
         if b"\xff" in record:
             raise ValueError("no PredictionLog")
-        if b"bad" in record:
+        if b"bad" in record and (b"bad8" not in record or b'"size": 8' in record):
             raise FakeEngineError("OUT_OF_RANGE", "index 9\n\t[[node]]")
         if record == b"unsupported":
             raise FakeEngineError("UNIMPLEMENTED", "Unsupported log_type for warmup: 5")
@@ -65,14 +76,15 @@ class World:
         self.warm_up = WarmUp(
             WarmupOptions(**options),
             read_records=read,
-            encode_json=lambda message, text: text.encode(),
+            describe_record=lambda record: json.dumps(json.loads(record)["described"]),
+            codec=FakeCodec(),
             engine_error=cast("type[EngineError]", FakeEngineError),
             count=lambda path, code, records, took_s: self.counted.append((path, code, records, took_s)),
             clock=clock,
         )
 
-    def run(self, servable: FakeServable) -> None:
-        self.warm_up.run(cast("Servable", servable), str(self.folder))
+    def run(self, servable: FakeServable, batch_sizes: Sequence[int] = ()) -> None:
+        self.warm_up.run(cast("Servable", servable), str(self.folder), batch_sizes)
 
     def error(self, servable: FakeServable) -> str:
         with pytest.raises(ServableError) as caught:
@@ -164,3 +176,45 @@ def test_a_version_with_a_file_gets_nothing_else(tmp_path: Path) -> None:
     servable = FakeServable("s")
     World(tmp_path, [], synthesize=True).run(servable)
     assert servable.answered == []
+
+
+def test_requests_are_made_in_the_sizes_of_batches_too(tmp_path: Path) -> None:
+    world, servable = World(tmp_path, synthesize=True, batch_sizes=(1, 4)), FakeServable("s", inputs={"x": [-1, 3]})
+    world.run(servable, (8, 4))
+    assert servable.shapes == [[1, 3], [4, 3], [8, 3]]
+    assert world.counted == [(str(tmp_path), "OK", 3, 0.0)]
+
+
+def of_rows(rows: int, *, signature: str = "s", width: int = 3) -> bytes:
+    """A record, for the fakes, of a request with so many rows."""
+    described = {
+        "kind": "predict",
+        "signature": signature,
+        "inputs": {"x": {"dtype": "DT_INT32", "shape": [rows, width]}},
+    }
+    tensor = {"dtype": "DT_INT32", "tensor_shape": {"dim": [{"size": rows}, {"size": width}]}}
+    request = {"model_spec": {"signature_name": signature}, "inputs": {"x": tensor}}
+    return json.dumps({"described": described, "predict_log": {"request": request}}).encode()
+
+
+def test_requests_of_a_file_are_sent_again_in_the_sizes_of_batches(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first one of each kind, in sizes above its own, and not as records of the file."""
+    caplog.set_level(logging.INFO)
+    records = [of_rows(2), of_rows(1), of_rows(1, width=5), of_rows(1, signature="bad8")]
+    world, servable = World(tmp_path, records), FakeServable()
+    world.run(servable, (2, 4, 8))
+    assert servable.shapes[:4] == [[2, 3], [1, 3], [1, 5], [1, 3]]
+    assert servable.shapes[4:] == [[4, 3], [8, 3], [2, 5], [4, 5], [8, 5], [2, 3], [4, 3]]
+    assert [counted[1:3] for counted in world.counted] == [("OK", 4)]
+    assert caplog.messages[2:] == [
+        f"No batch of 8 for signature bad8 of {world.path}: index 9",
+        f"Warmed up with 7 batches of requests from {world.path} in 2.000 s",
+    ]
+
+
+def test_versions_without_such_sizes_get_their_requests_alone(tmp_path: Path) -> None:
+    world, servable = World(tmp_path, [of_rows(2)]), FakeServable()
+    world.run(servable)
+    assert servable.shapes == [[2, 3]]
