@@ -246,7 +246,10 @@ def _warmup(flags: WarmupOptions, platform: PlatformOptions | None) -> WarmupOpt
     if platform is None:
         return flags
     return WarmupOptions(
-        enabled=platform.warmup, iterations=platform.warmup_iterations, check_method_names=flags.check_method_names
+        enabled=platform.warmup,
+        iterations=platform.warmup_iterations,
+        check_method_names=flags.check_method_names,
+        threads=platform.warmup_threads,
     )
 
 

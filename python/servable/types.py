@@ -115,6 +115,8 @@ class WarmupOptions:
     """Sizes of the batches in requests that are made."""
     check_method_names: bool = False
     """As `ServerSpec` has it, for these requests."""
+    threads: int = 1
+    """Requests of a file that are sent at a time."""
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,12 @@ WITHOUT_EFFECT = (
     "num_tflite_interpreters_per_pool",
     "num_tflite_pools",
     "mixed_precision",
+    "model_warmup_options.enable_all_batch_sizes_warmup",
 )
 """Fields of SessionBundleConfig that change something in TensorFlow Serving and nothing here (yet)."""
+
+MOST_WARMUP_THREADS = 64
+"""More are of no use, and each has a stack."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class PlatformOptions:
     """A serialised `tensorflow.ConfigProto`."""
     warmup: bool = False
     warmup_iterations: int = 1
+    warmup_threads: int = 1
     batching: batching.BatchingParameters | None = None
     per_version_batching: bool = False
     """Versions bring parameters of their own."""
@@ -94,15 +99,22 @@ def _options(name: str, platform: Mapping[str, Any], codec: Codec) -> PlatformOp
             f"{ADAPTER}"
         )
     bundle = adapter.get("legacy_config", {})
+    warmup = bundle.get("model_warmup_options", {})
     return PlatformOptions(
         tags=tuple(bundle.get("saved_model_tags", ())) or ("serve",),
         session=codec.encode_json(SESSION, json.dumps(bundle.get("session_config", {}))),
         warmup=bundle.get("enable_model_warmup", False),
-        warmup_iterations=max(1, bundle.get("model_warmup_options", {}).get("num_request_iterations", 1)),
+        warmup_iterations=max(1, warmup.get("num_request_iterations", 1)),
+        warmup_threads=min(max(1, warmup.get("num_model_warmup_threads", 1)), MOST_WARMUP_THREADS),
         batching=_batching(bundle),
         per_version_batching=bundle.get("enable_per_model_batching_params", False),
-        ignored=tuple(field for field in WITHOUT_EFFECT if field in bundle),
+        ignored=tuple(field for field in WITHOUT_EFFECT if _has(bundle, field)),
     )
+
+
+def _has(bundle: Mapping[str, Any], path: str) -> bool:
+    field, _, rest = path.partition(".")
+    return field in bundle and (not rest or _has(bundle[field], rest))
 
 
 def _batching(bundle: Mapping[str, Any]) -> batching.BatchingParameters | None:

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from typing import TYPE_CHECKING, Any, Protocol
 
 from servable.config.codec import Codec
@@ -106,20 +107,30 @@ class WarmUp:
         return sent, took_s
 
     def _replayed(self, servable: Servable, path: str) -> Iterable[None]:
-        records = iter(self._records(path))
-        for number, record in enumerate(records, 1):
-            try:
-                self._send(servable, record)
-            except ValueError as error:
-                quoted = record[:LONGEST_QUOTE].decode(errors="backslashreplace")
-                raise InvalidArgumentError(f"Failed to parse warmup record: {quoted} from {path}") from error
-            except self._engine_error as error:
-                is_known = error.message.startswith("Unsupported log_type")
-                place = "" if is_known else f"; this is what warm-up record {number} of {path} came to"
-                raise ServableError(error.message + place, code=error.code) from error
-            yield
-            if number > MOST_RECORDS:
-                raise InvalidArgumentError(f"Number of warmup records exceeds the maximum ({MOST_RECORDS}) at {path}")
+        """As many at a time as there are threads; the first that fails is the last to be begun."""
+        with ThreadPoolExecutor(self._options.threads, "warmup") as threads:
+            sent: set[Future[None]] = set()
+            for number, record in enumerate(self._records(path), 1):
+                sent.add(threads.submit(self._replay, servable, record, number, path))
+                if len(sent) == self._options.threads or number > MOST_RECORDS:
+                    done, sent = wait(sent, return_when=FIRST_COMPLETED)
+                    yield from (one.result() for one in done)
+                if number > MOST_RECORDS:
+                    raise InvalidArgumentError(
+                        f"Number of warmup records exceeds the maximum ({MOST_RECORDS}) at {path}"
+                    )
+            yield from (one.result() for one in as_completed(sent))
+
+    def _replay(self, servable: Servable, record: bytes, number: int, path: str) -> None:
+        try:
+            self._send(servable, record)
+        except ValueError as error:
+            quoted = record[:LONGEST_QUOTE].decode(errors="backslashreplace")
+            raise InvalidArgumentError(f"Failed to parse warmup record: {quoted} from {path}") from error
+        except self._engine_error as error:
+            is_known = error.message.startswith("Unsupported log_type")
+            place = "" if is_known else f"; this is what warm-up record {number} of {path} came to"
+            raise ServableError(error.message + place, code=error.code) from error
 
     def _records(self, path: str) -> Iterable[bytes]:
         try:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from servable.config.batching import BatchingParameters
-from servable.config.platform_config import ADAPTER, PlatformOptions, check_thread_pools, from_text
+from servable.config.platform_config import ADAPTER, MOST_WARMUP_THREADS, PlatformOptions, check_thread_pools, from_text
 from servable.errors import ServableError
 
 from tests.unit.fakes import FakeCodec
@@ -30,7 +30,7 @@ def test_fields_are_read() -> None:
         session_config={"allow_soft_placement": True},
         saved_model_tags=["serve", "gpu"],
         enable_model_warmup=True,
-        model_warmup_options={"num_request_iterations": 3},
+        model_warmup_options={"num_request_iterations": 3, "num_model_warmup_threads": 4},
         batching_parameters={"max_batch_size": 4},
         enable_per_model_batching_params=True,
     )
@@ -39,6 +39,7 @@ def test_fields_are_read() -> None:
         session=b'{"allow_soft_placement": true}',
         warmup=True,
         warmup_iterations=3,
+        warmup_threads=4,
         batching=BatchingParameters(max_batch_size=4),
         per_version_batching=True,
     )
@@ -60,6 +61,13 @@ def test_batching_begins_with_parameters(fields: dict[str, Any], batching: Batch
 
 def test_what_has_no_effect_is_told() -> None:
     assert bundle(prefer_tflite_model=True, enable_session_metadata=True).ignored == ("prefer_tflite_model",)
+    options = bundle(model_warmup_options={"num_model_warmup_threads": 2, "enable_all_batch_sizes_warmup": True})
+    assert options.ignored == ("model_warmup_options.enable_all_batch_sizes_warmup",)
+
+
+@pytest.mark.parametrize(("said", "threads"), [(-1, 1), (0, 1), (2, 2), (1 << 30, MOST_WARMUP_THREADS)])
+def test_threads_of_warm_up_are_bounded(said: int, threads: int) -> None:
+    assert bundle(model_warmup_options={"num_model_warmup_threads": said}).warmup_threads == threads
 
 
 def test_a_map_may_be_empty_or_have_many() -> None:

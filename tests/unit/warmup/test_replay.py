@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -218,3 +219,29 @@ def test_versions_without_such_sizes_get_their_requests_alone(tmp_path: Path) ->
     world, servable = World(tmp_path, [of_rows(2)]), FakeServable()
     world.run(servable)
     assert servable.shapes == [[2, 3]]
+
+
+class Together(FakeServable):
+    """Answers when so many requests are there at a time."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self._barrier = threading.Barrier(count, timeout=10)
+
+    def warm_up(self, record: bytes, iterations: int = 1, check_method_names: bool = False) -> None:
+        self._barrier.wait()
+        super().warm_up(record, iterations, check_method_names)
+
+
+def test_requests_are_sent_by_several_threads(tmp_path: Path) -> None:
+    world, servable = World(tmp_path, [b"a", b"b", b"c", b"d"], threads=2), Together(2)
+    world.run(servable)
+    assert sorted(record for record, _, _ in servable.answered) == [b"a", b"b", b"c", b"d"]
+    assert [counted[1:3] for counted in world.counted] == [("OK", 4)]
+
+
+def test_the_first_of_several_that_fails_ends_it(tmp_path: Path) -> None:
+    world, servable = World(tmp_path, [b"bad", b"a", *[b"b"] * 100], threads=2), FakeServable()
+    assert "this is what warm-up record 1" in world.error(servable)
+    assert len(servable.answered) < 10
+    assert world.counted[0][1] == "OUT_OF_RANGE"
