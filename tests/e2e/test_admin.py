@@ -293,6 +293,43 @@ def test_a_file_is_checked_and_compared(empty: Administered, tmp_path: Path) -> 
     assert run_to_end("servable", "config", "check", str(tmp_path / "none")).returncode == 255
 
 
+def test_a_comparison_tells_what_the_server_would_do(tmp_path: Path) -> None:
+    """What was removed stays so; a list that would be refused is said to be refused, and where."""
+    file, served = tmp_path / "models.config", [Model("m", MODELS / "multi"), Model("n", HALF_PLUS_TWO)]
+    file.write_text(config_text(served))
+    with administered(tmp_path, f"--model_config_file={file}") as server:
+        diff = ("servable", "config", "diff", str(file), f"--server=127.0.0.1:{server.admin_port}")
+        assert server.admin("DELETE", "/m").status == 200
+        compared = run_to_end(*diff)
+        assert (compared.returncode, compared.stdout) == (0, "= m stays removed, as the admin port has it\n")
+        file.write_text(config_text([*served, Model("n", HALF_PLUS_TWO)]))
+        refused = run_to_end(*diff)
+        place = f"({file}:13, field name)"
+        assert (refused.returncode, refused.stdout) == (255, "")
+        assert refused.stderr == (f"INVALID_ARGUMENT: Illegal to list model n multiple times in config list {place}\n")
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for(lambda: f"multiple times in config list {place}" in server.log, "the server says the same")
+        file.write_text(config_text([Model("new", HALF_PLUS_TWO)]).replace("tensorflow", "tensorfow"))
+        for command in (diff, ("servable", "config", "check", str(file))):
+            done = run_to_end(*command)
+            assert done.returncode == 255
+            assert "requests unsupported platform tensorfow" in done.stdout + done.stderr
+
+
+def test_a_check_is_told_what_the_server_is_told(tmp_path: Path) -> None:
+    file, platforms = tmp_path / "models.config", tmp_path / "platforms.config"
+    file.write_text('model_config_list { config { name: "m" base_path: "multi" model_platform: "own" } }')
+    platforms.write_text(
+        'platform_configs { key: "own" value { source_adapter_config { '
+        "[type.googleapis.com/tensorflow.serving.SavedModelBundleSourceAdapterConfig] { } } } }"
+    )
+    flags = (f"--model_config_list_root_dir={MODELS}", f"--platform_config_file={platforms}")
+    checked = run_to_end("servable", "config", "check", str(file), *flags)
+    assert (checked.returncode, checked.stdout) == (0, f"{file}: nothing is wrong\n")
+    for flag in flags:
+        assert run_to_end("servable", "config", "check", str(file), flag).returncode == 255
+
+
 RETRIES = ("--max_num_load_retries=1000000", "--load_retry_interval_micros=20000")
 """A version that cannot be loaded is loading until it can be."""
 

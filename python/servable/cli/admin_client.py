@@ -37,8 +37,13 @@ class AdminClient:
 
     def list(self) -> list[dict[str, Any]]:
         """All models that are configured."""
-        models: list[dict[str, Any]] = self._call("GET", ())["models"]
+        models: list[dict[str, Any]] = self.listing()["models"]
         return models
+
+    def listing(self) -> dict[str, Any]:
+        """All models that are configured, and the names of those that were removed."""
+        listing: dict[str, Any] = self._call("GET", ())
+        return listing
 
     def get(self, name: str) -> dict[str, Any]:
         return self._model("GET", name)

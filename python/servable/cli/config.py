@@ -5,24 +5,29 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, TypeVar
 
 from servable.cli.admin_client import AdminClient
 from servable.cli.arguments import FAILED, Parser, run, show
-from servable.config.model_config import from_text, model_from_json
+from servable.config import platform_config
+from servable.config.model_config import MESSAGE, from_text, model_from_json, rooted
 from servable.config.request_log import collectors
 from servable.errors import MalformedFileError, ServableError, reading
 from servable.models.check import Finding, Severity, World, check
-from servable.models.difference import Change, Difference, Present, differences
+from servable.models.difference import Change, Difference, Present, Server, differences
+from servable.platforms.base import PLATFORMS
 from servable.request_log.collector import COLLECTORS
 from servable.types import State
 
 __all__ = ["config", "difference_text", "finding_text"]
 
+T = TypeVar("T")
+
 DIFFERS = 1
 
-MARKS = {Change.ADDED: "+", Change.REMOVED: "-", Change.CHANGED: "~", Change.KEPT: "="}
+MARKS = {Change.ADDED: "+", Change.REMOVED: "-", Change.CHANGED: "~", Change.KEPT: "=", Change.KEPT_OUT: "="}
+NOTES = {Change.KEPT: " is kept as the admin port has it", Change.KEPT_OUT: " stays removed, as the admin port has it"}
 
 
 def config(arguments: Sequence[str]) -> int:
@@ -50,6 +55,15 @@ def _parser() -> Parser:
     compared.set_defaults(act=_diff)
     for command in (checked, compared):
         command.add_argument("file", help="a ModelServerConfig in protobuf text")
+        command.add_argument(
+            "--model_config_list_root_dir",
+            default="",
+            metavar="FOLDER",
+            help="the server's: what relative base paths are relative to",
+        )
+        command.add_argument(
+            "--platform_config_file", metavar="FILE", help="the server's: the platforms that models may name"
+        )
         command.add_json()
     return parser
 
@@ -58,7 +72,8 @@ def _check(options: argparse.Namespace) -> int:
     from servable import engine
 
     known = (*COLLECTORS, *collectors(options.request_log_collector))
-    world = World(os.listdir, engine.read_saved_model, engine.EngineError, known)
+    root = options.model_config_list_root_dir
+    world = World(os.listdir, engine.read_saved_model, engine.EngineError, _platforms(options), root, known)
     findings = check(_text(options.file), engine, world)
     show(
         options,
@@ -80,19 +95,17 @@ def finding_text(path: str, finding: Finding) -> str:
 def _diff(options: argparse.Namespace) -> int:
     from servable import engine
 
-    text = _text(options.file)
-    try:
-        wanted = from_text(text, engine) or ()
-    except ValueError as error:
-        malformed = MalformedFileError(options.file, "tensorflow.serving.ModelServerConfig", str(error))
-        raise ServableError(f"{malformed.message}: {error}", code=malformed.code) from error
-    found = differences([_present(model) for model in AdminClient.of(options).list()], wanted, os.listdir)
+    models = _parsed(options.file, MESSAGE, lambda text: from_text(text, engine, options.file)) or ()
+    listing = AdminClient.of(options).listing()
+    present = [_present(model) for model in listing["models"]]
+    server = Server(present, listing.get("removed", ()), _platforms(options))
+    found = differences(server, rooted(models, options.model_config_list_root_dir), os.listdir)
     show(
         options,
         [difference.to_json() for difference in found],
         lambda: [line for difference in found for line in difference_text(difference)] or ["Nothing would change."],
     )
-    return DIFFERS if any(difference.change is not Change.KEPT for difference in found) else 0
+    return DIFFERS if any(difference.change not in NOTES for difference in found) else 0
 
 
 def _present(model: Mapping[str, Any]) -> Present:
@@ -102,8 +115,7 @@ def _present(model: Mapping[str, Any]) -> Present:
 
 def difference_text(difference: Difference) -> list[str]:
     """Lines for people: the model, its fields, its versions."""
-    note = " is kept as the admin port has it" if difference.change is Change.KEPT else ""
-    lines = [f"{MARKS[difference.change]} {difference.name}{note}"]
+    lines = [f"{MARKS[difference.change]} {difference.name}{NOTES.get(difference.change, '')}"]
     for name, (before, after) in difference.fields.items():
         if difference.change is Change.ADDED:
             lines.append(f"    {name}: {_value(after)}")
@@ -117,6 +129,26 @@ def difference_text(difference: Difference) -> list[str]:
 
 def _value(value: Any) -> str:
     return "not set" if value is None else json.dumps(value)
+
+
+def _platforms(options: argparse.Namespace) -> Collection[str]:
+    """Those that models may name."""
+    from servable import engine
+
+    if not options.platform_config_file:
+        return PLATFORMS
+    return _parsed(
+        options.platform_config_file, platform_config.MESSAGE, lambda text: platform_config.from_text(text, engine)
+    )
+
+
+def _parsed(path: str, message: str, parse: Callable[[str], T]) -> T:
+    text = _text(path)
+    try:
+        return parse(text)
+    except ValueError as error:
+        malformed = MalformedFileError(path, message, str(error))
+        raise ServableError(f"{malformed.message}: {error}", code=malformed.code) from error
 
 
 def _text(path: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from servable.config import batching
 from servable.config.base_path import REMOTE_SCHEMES, is_absolute, is_supported
 from servable.config.batching import BatchingParameters
 from servable.config.codec import Codec
+from servable.config.place import Lines, Place
 from servable.errors import FailedPreconditionError, InvalidArgumentError, UnimplementedError
 
 __all__ = [
@@ -85,6 +86,8 @@ class ModelConfig:
     """For versions that are loaded from now on."""
     logging: Mapping[str, Any] | None = None
     """A `LoggingConfig` as JSON, kept as it is."""
+    place: Place | None = field(default=None, compare=False, repr=False)
+    """Where it is said, if that is a file: for errors."""
 
 
 class LabelRule(enum.Enum):
@@ -96,50 +99,66 @@ class LabelRule(enum.Enum):
     ANY = "any version"
 
 
-def from_text(text: str, codec: Codec) -> tuple[ModelConfig, ...] | None:
-    """The models in a configuration file; `None` if it holds no list. `ValueError` if the text is malformed."""
+def from_text(text: str, codec: Codec, path: str) -> tuple[ModelConfig, ...] | None:
+    """The models in a configuration file; `None` if it holds no list. `ValueError` if the text is malformed.
+
+    `path` is what errors call the file.
+    """
     import json
 
-    return from_json(json.loads(codec.decode_message(MESSAGE, codec.encode_text(MESSAGE, text))))
+    config = json.loads(codec.decode_message(MESSAGE, codec.encode_text(MESSAGE, text)))
+    lines = Lines(text, len(config.get("model_config_list", {}).get("config", ())))
+    return from_json(config, lambda index: Place(path, lines, index))
 
 
-def from_json(config: Mapping[str, Any]) -> tuple[ModelConfig, ...] | None:
-    """The models in a decoded `ModelServerConfig`; `None` if it holds no list."""
+def from_json(
+    config: Mapping[str, Any], place: Callable[[int], Place | None] = lambda index: None
+) -> tuple[ModelConfig, ...] | None:
+    """The models in a decoded `ModelServerConfig`; `None` if it holds no list. `place` tells where an entry is said."""
     if "custom_model_config" in config:
         raise UnimplementedError(
             "ModelServer does not yet support custom model config. Models stand in model_config_list { config { } }"
         )
     if "model_config_list" not in config:
         return None
-    return tuple(model_from_json(model) for model in config["model_config_list"].get("config", ()))
+    entries = config["model_config_list"].get("config", ())
+    return tuple(model_from_json(model, place(index)) for index, model in enumerate(entries))
 
 
-def model_from_json(model: Mapping[str, Any]) -> ModelConfig:
+def model_from_json(model: Mapping[str, Any], place: Place | None = None) -> ModelConfig:
     """One entry of the list, decoded."""
     name = model.get("name", "")
     options = model.get("servable", {})
     return ModelConfig(
         name=name,
         base_path=model.get("base_path", ""),
-        platform=_platform(name, model.get("model_type"), model.get("model_platform")),
+        platform=_platform(name, model.get("model_type"), model.get("model_platform"), _at(place, "model_platform")),
         policy=_policy(model.get("model_version_policy", {})),
         labels=model.get("version_labels", {}),
         transition=Transition[options["transition"]] if "transition" in options else None,
         lazy=options["loading"] == "LAZY" if "loading" in options else None,
         pinned=options.get("pinned", False),
-        batching=batching_from_json(name, options["batching"]) if "batching" in options else None,
+        batching=batching_from_json(name, options["batching"], place) if "batching" in options else None,
         logging=model.get("logging_config"),
+        place=place,
     )
 
 
-def batching_from_json(name: str, fields: Mapping[str, Any]) -> BatchingParameters:
+def _at(place: Place | None, field: str) -> str:
+    """What an error about a field goes on with."""
+    return "" if place is None else f" ({place.of(field)})"
+
+
+def batching_from_json(name: str, fields: Mapping[str, Any], place: Place | None = None) -> BatchingParameters:
     """The batching of one entry, decoded. What cannot be is refused here: a list that is refused changes nothing."""
     try:
         parameters = batching.from_json(fields)
         batching.check_pool(parameters)
         batching.check_queue(parameters)
     except InvalidArgumentError as error:
-        raise InvalidArgumentError(f"The batching of model {name} cannot be: {error.message}") from error
+        raise InvalidArgumentError(
+            f"The batching of model {name} cannot be: {error.message}{_at(place, 'batching')}"
+        ) from error
     return parameters
 
 
@@ -174,14 +193,14 @@ def _policy_json(policy: Policy) -> dict[str, Any]:
     return {"latest": {"num_versions": policy.count}} if policy != Latest() else {}
 
 
-def _platform(name: str, model_type: str | None, platform: str | None) -> str:
+def _platform(name: str, model_type: str | None, platform: str | None, at: str) -> str:
     fields = "ModelServerConfig::model_type (deprecated) {} ModelServerConfig::model_platform, model name is " + name
     if model_type and platform:
-        raise InvalidArgumentError("Illegal setting both " + fields.format("and"))
+        raise InvalidArgumentError("Illegal setting both " + fields.format("and") + at)
     if not model_type and not platform:
-        raise InvalidArgumentError("Illegal setting neither " + fields.format("nor"))
+        raise InvalidArgumentError("Illegal setting neither " + fields.format("nor") + at)
     if model_type and model_type != "TENSORFLOW":
-        raise InvalidArgumentError(f"ModelServerConfig::model_type choice {model_type} not supported.")
+        raise InvalidArgumentError(f"ModelServerConfig::model_type choice {model_type} not supported.{at}")
     return platform or "tensorflow"
 
 
@@ -198,9 +217,13 @@ def check_list(models: Sequence[ModelConfig], before: Sequence[ModelConfig] = ()
     seen = set()
     for model in models:
         if not model.name:
-            raise InvalidArgumentError(f"Expected every model to have a name; the one at {model.base_path} has none")
+            raise InvalidArgumentError(
+                f"Expected every model to have a name; the one at {model.base_path} has none{_at(model.place, 'name')}"
+            )
         if model.name in seen:
-            raise InvalidArgumentError(f"Illegal to list model {model.name} multiple times in config list")
+            raise InvalidArgumentError(
+                f"Illegal to list model {model.name} multiple times in config list{_at(model.place, 'name')}"
+            )
         seen.add(model.name)
     for model in models:
         for what, text in (("name", model.name), ("base_path", model.base_path)):
@@ -209,12 +232,13 @@ def check_list(models: Sequence[ModelConfig], before: Sequence[ModelConfig] = ()
         if not is_absolute(model.base_path):
             raise InvalidArgumentError(
                 f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
+                f"{_at(model.place, 'base_path')}"
             )
         if not is_supported(model.base_path):
             known = ", ".join(f"{scheme}://" for scheme in REMOTE_SCHEMES)
             raise InvalidArgumentError(
                 f"Model {model.name}: cannot read {model.base_path}; a base path is an absolute path, file:///path, or "
-                f"begins with a store: {known}"
+                f"begins with a store: {known}{_at(model.place, 'base_path')}"
             )
     platforms = {model.name: model.platform for model in before}
     for model in models:
@@ -222,7 +246,7 @@ def check_list(models: Sequence[ModelConfig], before: Sequence[ModelConfig] = ()
         if platform != model.platform:
             raise InvalidArgumentError(
                 f"Illegal to change a model's platform. For model {model.name} platform was {platform} and new "
-                f"platform requested is {model.platform}"
+                f"platform requested is {model.platform}{_at(model.place, 'model_platform')}"
             )
 
 
@@ -258,7 +282,7 @@ def check_labels(
                 continue
             raise FailedPreconditionError(
                 f"Request to assign label to version {version} of model {model.name}, which is not currently available "
-                "for inference"
+                f"for inference{_at(model.place, 'version_labels')}"
             )
 
 
@@ -266,4 +290,6 @@ def check_platforms(models: Sequence[ModelConfig], platforms: Collection[str]) -
     """Refuse a platform that is not in the table."""
     for model in models:
         if model.platform not in platforms:
-            raise InvalidArgumentError(f"Model {model.name} requests unsupported platform {model.platform}")
+            raise InvalidArgumentError(
+                f"Model {model.name} requests unsupported platform {model.platform}{_at(model.place, 'model_platform')}"
+            )

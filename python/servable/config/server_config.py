@@ -522,7 +522,7 @@ def _platforms(config: Config, codec: Codec) -> tuple[dict[str, PlatformSpec], t
 
 def read_models(path: str, codec: Codec) -> tuple[ModelConfig, ...] | None:
     """The models in a configuration file; `None` if it holds no list."""
-    return _parse(path, model_config.MESSAGE, lambda text: model_config.from_text(text, codec))
+    return _parse(path, model_config.MESSAGE, lambda text: model_config.from_text(text, codec, path))
 
 
 def _parse(path: str | None, message: str, parse: Callable[[str], T]) -> T:

@@ -106,7 +106,10 @@ class Admin:
     def _list(self, request: Message) -> Message:
         routes = self._routes()
         listed = sorted(self._reloader.listed, key=lambda listed: listed.model.name)
-        return {"models": [_described(one, routes) for one in listed]}
+        return {
+            "models": [_described(one, routes) for one in listed],
+            "removed": sorted(self._reloader.removed),
+        }
 
     def _get(self, request: Message) -> Message:
         return self._model(_name(request))

@@ -6,13 +6,22 @@ import enum
 import functools
 import json
 import os
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from servable.config.codec import Codec
-from servable.config.model_config import MESSAGE, ModelConfig, Specific, batching_from_json, check_list, model_from_json
+from servable.config.model_config import (
+    MESSAGE,
+    ModelConfig,
+    Specific,
+    batching_from_json,
+    check_list,
+    check_platforms,
+    model_from_json,
+    rooted,
+)
+from servable.config.place import Lines
 from servable.errors import ServableError
 from servable.models.source import VersionFolder, aspired, versions_in
 from servable.request_log.collector import COLLECTORS
@@ -51,6 +60,10 @@ class World:
     describe: Callable[[str], str]
     """What a SavedModel offers, as JSON; or an error with a `code`."""
     described_error: type[Exception]
+    platforms: Collection[str] = ("tensorflow",)
+    """What models may name."""
+    root: str = ""
+    """What relative base paths are relative to; empty for nothing."""
     collectors: Collection[str] = tuple(COLLECTORS)
     """Types of collectors of the request log."""
 
@@ -71,7 +84,7 @@ def check(text: str, codec: Codec, world: World) -> list[Finding]:
     findings = []
     if not entries:
         findings.append(Finding(Severity.WARNING, "no model is listed", "config { ... } in model_config_list"))
-    lines = _Lines(text, len(entries))
+    lines = Lines(text, len(entries))
     seen: set[str] = set()
     for index, entry in enumerate(entries):
         note = _Notes(entry.get("name", ""), functools.partial(lines.of, index))
@@ -126,10 +139,15 @@ def _check_entry(entry: Mapping[str, Any], seen: set[str], note: _Notes, world: 
         note.error("model_platform", error.message, 'model_platform: "tensorflow"')
         return
     try:
+        (model,) = rooted([model], world.root)
         check_list([ModelConfig(name or "?", model.base_path, model.platform)])
     except ServableError as error:
-        note.error("base_path", error.message, "an absolute path")
+        note.error("base_path", error.message, "an absolute path, or --model_config_list_root_dir")
         return
+    try:
+        check_platforms([model], world.platforms)
+    except ServableError as error:
+        note.error("model_platform", error.message, f"one of {', '.join(sorted(world.platforms))}")
     found = _versions(model, note, world)
     if found is not None:
         _check_versions(model, found, note, world)
@@ -186,39 +204,3 @@ def _check_saved_model(path: str, note: _Notes, world: World) -> None:
 
 def _listing(versions: Iterable[int]) -> str:
     return f"one of {', '.join(map(str, sorted(versions)))}" if versions else "a version that is there"
-
-
-class _Lines:
-    """Where in the text the entries are, as far as that is easy to tell."""
-
-    def __init__(self, text: str, count: int) -> None:
-        blocks = list(_blocks(text))
-        self._text = text
-        self._blocks = blocks if len(blocks) == count else []
-
-    def of(self, index: int, field: str) -> int | None:
-        """The line of a field of an entry, or of the entry itself."""
-        if not self._blocks:
-            return None
-        start, end = self._blocks[index]
-        found = re.compile(rf"\b{field}\b\s*[:{{<]").search(self._text, start, end)
-        return self._text.count("\n", 0, found.start() if found else start) + 1
-
-
-_TOKEN = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[{}<>]|\w+""")
-
-
-def _blocks(text: str) -> Iterable[tuple[int, int]]:
-    """Where each `config { ... }` of the list begins and ends."""
-    depth, word, start = 0, (0, ""), 0
-    for token in _TOKEN.finditer(text):
-        symbol = token[0]
-        if symbol in ("{", "<"):
-            depth += 1
-            start = word[0] if depth == 2 and word[1] == "config" else start
-        elif symbol in ("}", ">"):
-            if depth == 2:
-                yield start, token.end()
-            depth -= 1
-        elif symbol[0] not in "#\"'":
-            word = (token.start(), symbol)

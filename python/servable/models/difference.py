@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from servable.config.model_config import ModelConfig, to_json
+from servable.config.model_config import ModelConfig, check_list, check_platforms, to_json
 from servable.models.source import aspired, versions_in
 
-__all__ = ["Change", "Difference", "Present", "differences"]
+__all__ = ["Change", "Difference", "Present", "Server", "differences"]
 
 
 class Change(enum.Enum):
@@ -21,6 +21,8 @@ class Change(enum.Enum):
     CHANGED = "changed"
     KEPT = "kept"
     """The list says otherwise, but what was done through the admin port holds."""
+    KEPT_OUT = "kept_out"
+    """The list has it, but it was removed through the admin port, which holds."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,17 @@ class Present:
     """Through the admin port."""
     available: Collection[int] = ()
     """Its versions that answer requests."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """What is known of a server."""
+
+    models: Sequence[Present]
+    removed: Collection[str] = ()
+    """Through the admin port: not served whatever a list says."""
+    platforms: Collection[str] = ("tensorflow",)
+    """Those that models may name, beside those that its models have."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +70,24 @@ class Difference:
 
 
 def differences(
-    present: Sequence[Present], wanted: Sequence[ModelConfig], folders: Callable[[str], Iterable[str]]
+    server: Server, wanted: Sequence[ModelConfig], folders: Callable[[str], Iterable[str]]
 ) -> list[Difference]:
-    """The models that the list would change, by name.
+    """The models that the list would change, by name. `InvalidArgumentError` if the server would refuse the list.
 
     `folders` tells the names of the folders in a folder; where it raises an `OSError`, versions are left out.
     """
-    there = {one.model.name: one for one in present}
+    there = {one.model.name: one for one in server.models}
+    kept = {*server.removed, *(name for name, one in there.items() if one.is_added)}
+    taken = [model for model in wanted if model.name not in kept]
+    check_list(taken, [one.model for one in server.models])
+    check_platforms(taken, {*server.platforms, *(one.model.platform for one in server.models)})
     listed = {model.name: model for model in wanted}
-    found = [_difference(name, there.get(name), listed.get(name), folders) for name in sorted(there | listed)]
+    found = [
+        Difference(name, Change.KEPT_OUT)
+        if name in server.removed and name in listed
+        else _difference(name, there.get(name), listed.get(name), folders)
+        for name in sorted(there | listed)
+    ]
     return [difference for difference in found if difference is not None]
 
 

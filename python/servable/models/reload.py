@@ -109,6 +109,11 @@ class Reloader:
         """What is configured at the moment, and on whose behalf. Never waits."""
         return self._listed
 
+    @property
+    def removed(self) -> frozenset[str]:
+        """Models that were removed through the admin port: not served even if the base has them. Never waits."""
+        return self._overlay.removed
+
     def start(self, models: Sequence[ModelConfig], origin: Origin = Origin.FLAGS, *, patient: bool = True) -> Started:
         """Configure the first list and what was changed before; does not wait for models to become available.
 

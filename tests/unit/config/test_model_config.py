@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from servable import engine
 from servable.config.batching import BatchingParameters
 from servable.config.model_config import (
     All,
@@ -35,12 +36,12 @@ def listed(**fields: Any) -> dict[str, Any]:
 
 def test_a_list_becomes_values() -> None:
     text = json.dumps(listed(version_labels={"stable": 1}))
-    assert from_text(text, FakeCodec()) == (ModelConfig("m", "/m", labels={"stable": 1}),)
+    assert from_text(text, FakeCodec(), "f") == (ModelConfig("m", "/m", labels={"stable": 1}),)
 
 
 def test_an_empty_list_is_a_list_and_an_empty_file_is_none() -> None:
     assert from_json({"model_config_list": {}}) == ()
-    assert from_text("", FakeCodec()) is None
+    assert from_text("", FakeCodec(), "f") is None
 
 
 @pytest.mark.parametrize(
@@ -209,3 +210,39 @@ def test_relative_paths_are_joined_to_the_root() -> None:
     assert [model.base_path for model in rooted(models, "/root")] == ["/root/a/b", "/b", "gs://c"]
     assert [model.base_path for model in rooted(models, "gs://root/")] == ["gs://root/a/b", "/b", "gs://c"]
     assert rooted(models, "") == tuple(models)
+
+
+TEXT = """
+model_config_list {
+  config {
+    name: "a"
+    base_path: "a"
+    model_platform: "tensorfow"
+  }
+  config {
+    base_path: "/b"
+    version_labels { key: "x" value: 1 }
+    name: "a"
+    model_platform: "tensorflow"
+    servable { batching { max_batch_size { value: 4 } } }
+  }
+}
+"""
+
+
+def test_errors_tell_where_in_a_file_they_are() -> None:
+    """With the engine's codec, since the place is one in protobuf text."""
+    first, second = from_text(TEXT, engine, "m.config") or ()
+    with pytest.raises(
+        InvalidArgumentError, match=r"absolute path or URI; got base_path\(\)=a \(m.config:5, field base_path\)$"
+    ):
+        check_list([first])
+    with pytest.raises(InvalidArgumentError, match=r"multiple times in config list \(m.config:11, field name\)$"):
+        check_list([first, second])
+    with pytest.raises(InvalidArgumentError, match=r"platform tensorfow \(m.config:6, field model_platform\)$"):
+        check_platforms([first, second], ["tensorflow"])
+    with pytest.raises(FailedPreconditionError, match=r"for inference \(m.config:10, field version_labels\)$"):
+        check_labels([second], available={}, rule=LabelRule.AVAILABLE)
+    with pytest.raises(InvalidArgumentError, match=r"must be positive; was 0 \(m.config:13, field batching\)$"):
+        from_text(TEXT.replace("value: 4", "value: 0"), engine, "m.config")
+    assert second == ModelConfig("a", "/b", labels={"x": 1}, batching=second.batching), "a place makes no difference"

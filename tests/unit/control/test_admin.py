@@ -33,6 +33,7 @@ class FakeReloader:
     models: list[ModelConfig] = field(default_factory=list)
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    removed: frozenset[str] = frozenset()
     is_slow: bool = False
 
     @property
@@ -96,6 +97,11 @@ def test_models_are_listed_by_name(reloader: FakeReloader, method: str) -> None:
     first, second = ask(reloader, method)["models"]
     assert first == STATUS
     assert (second["config"]["name"], second["versions"]) == ("z", [])
+
+
+@pytest.mark.parametrize("method", ["servable.admin.v1.Admin/ListModels", "GET /admin/v1/models"])
+def test_a_list_tells_what_was_removed(method: str) -> None:
+    assert ask(FakeReloader(removed=frozenset("yx")), method) == {"models": [], "removed": ["x", "y"]}
 
 
 def test_one_model_is_told_of(reloader: FakeReloader) -> None:

@@ -39,9 +39,9 @@ def entry(**fields: Any) -> dict[str, Any]:
     return {"name": "m", "base_path": "/m", "model_platform": "tensorflow", **fields}
 
 
-def found(*entries: dict[str, Any]) -> list[str]:
+def found(*entries: dict[str, Any], **server: Any) -> list[str]:
     text = json.dumps({"model_config_list": {"config": entries}})
-    findings = check(text, FakeCodec(), World(folders, describe, BrokenError))
+    findings = check(text, FakeCodec(), World(folders, describe, BrokenError, **server))
     return [f"{finding.severity.value} {finding.field}: {finding.problem}" for finding in findings]
 
 
@@ -54,6 +54,7 @@ def test_nothing_is_said_about_what_is_right() -> None:
     [
         ({"name": ""}, "error name: the model has no name"),
         ({"base_path": "m"}, "error base_path: Expected model m to have an absolute path or URI; got base_path()=m"),
+        ({"model_platform": "tensorfow"}, "error model_platform: Model m requests unsupported platform tensorfow"),
         ({"base_path": "/none"}, "warning base_path: /none: No such file or directory"),
         ({"base_path": "/file"}, "error base_path: /file: Not a directory"),
         ({"base_path": "/empty"}, "warning base_path: /empty holds no version"),
@@ -81,6 +82,14 @@ def test_nothing_is_said_about_what_is_right() -> None:
 )
 def test_findings(fields: dict[str, Any], finding: str) -> None:
     assert found(entry(**fields)) == [finding]
+
+
+def test_a_server_may_have_other_platforms_and_a_root() -> None:
+    assert found(entry(model_platform="own"), platforms=["own"]) == []
+    assert found(entry(base_path="m"), root="/") == []
+    assert found(entry(base_path="none"), root="/models/") == [
+        "warning base_path: /models/none: No such file or directory"
+    ]
 
 
 def test_all_entries_are_looked_at() -> None:
