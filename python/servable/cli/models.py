@@ -203,7 +203,12 @@ def _origin(model: Mapping[str, Any]) -> str:
 
 
 def _error(status: Mapping[str, str]) -> str:
-    return "" if status["error_code"] == "OK" else f"{status['error_code']}: {status['error_message']}"
+    """What went wrong; or why it is not there yet, which is no error."""
+    return (
+        status["error_message"]
+        if status["error_code"] == "OK"
+        else f"{status['error_code']}: {status['error_message']}"
+    )
 
 
 def _policy_text(policy: Mapping[str, Any]) -> str:

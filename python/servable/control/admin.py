@@ -198,7 +198,7 @@ def _described(listed: Listed, routes: Mapping[str, ModelRoutes]) -> Message:
         {
             "version": version.version,
             "state": version.state,
-            "status": {"error_code": version.error_code, "error_message": version.error_message},
+            "status": {"error_code": version.error_code, "error_message": version.error_message or version.remark},
         }
         for version in (known.versions if known else ())
     ]

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Phase", "Version"]
 
+LONGEST_TEXT = 4096
+CUT = "...TRUNCATED"
+"""What a longer text about a version ends with, as where TensorFlow Serving cuts."""
+
 
 class Phase(enum.Enum):
     """How far a version is that is LOADING."""
@@ -75,18 +79,20 @@ class Version:
             version=self.number,
             state=self.state.name,
             error_code=error.code if error else "OK",
-            error_message=error.message if error else "",
+            error_message=_cut(error.message) if error else "",
             servable=self.servable if self.state is State.AVAILABLE else None,
             on_demand=on_demand and self.aspired,
             memory_bytes=self.memory.get("ram", 0) if self.servable is not None else 0,
-            remark=self._trouble if self.state is State.LOADING else "",
+            remark=_cut(self._trouble) if self.state is State.LOADING else "",
         )
 
     @property
     def _trouble(self) -> str:
         """What keeps it from being loaded."""
         error = self.error or (self.missing if self.incomplete_since is not None else None)
-        return error.status if error else ""
+        if error is None:
+            return self.phase.value if self.phase is Phase.QUEUED else ""
+        return error.status
 
     @property
     def log_fields(self) -> Mapping[str, object]:
@@ -94,3 +100,8 @@ class Version:
 
     def __str__(self) -> str:
         return f"{{name: {self.name} version: {self.number}}}"
+
+
+def _cut(text: str) -> str:
+    """Errors may quote files and graphs; what is published is kept, and crosses with every change of the table."""
+    return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + CUT

@@ -15,6 +15,7 @@ MODEL: dict[str, Any] = {
     },
     "origin": "CONFIG_FILE",
     "versions": [
+        {"version": 3, "state": "LOADING", "status": {"error_code": "OK", "error_message": "UNAVAILABLE: too big"}},
         {"version": 2, "state": "END", "status": {"error_code": "NOT_FOUND", "error_message": "gone"}},
         {"version": 1, "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}},
     ],
@@ -28,9 +29,9 @@ BARE = {
 
 def test_a_list_for_people() -> None:
     assert as_list([BARE, MODEL]) == [
-        "MODEL   VERSIONS            LABELS              FROM         BASE PATH",
-        "b       none                                    admin        /b",
-        "ranker  2 END, 1 AVAILABLE  canary=2, stable=1  config file  /m/ranker",
+        "MODEL   VERSIONS                       LABELS              FROM         BASE PATH",
+        "b       none                                               admin        /b",
+        "ranker  3 LOADING, 2 END, 1 AVAILABLE  canary=2, stable=1  config file  /m/ranker",
     ]
     assert as_list([]) == ["No model is configured."]
 
@@ -43,6 +44,7 @@ def test_one_model_for_people() -> None:
         "serves     versions 1, 2",
         "labels     canary=2, stable=1",
         "from       config file",
+        "version 3  LOADING  UNAVAILABLE: too big",
         "version 2  END  NOT_FOUND: gone",
         "version 1  AVAILABLE",
     ]

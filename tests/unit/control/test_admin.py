@@ -109,6 +109,12 @@ def test_one_model_is_told_of(reloader: FakeReloader) -> None:
     assert ask(reloader, "GET /admin/v1/models/a%2Fb") == STATUS
 
 
+def test_a_version_that_is_loading_may_say_why(reloader: FakeReloader) -> None:
+    routes = {"z": ModelRoutes([VersionRoute(1, "LOADING", remark="RESOURCE_EXHAUSTED: no room yet")])}
+    (version,) = ask(reloader, "GET /admin/v1/models/z", routes)["versions"]
+    assert version["status"] == {"error_code": "OK", "error_message": "RESOURCE_EXHAUSTED: no room yet"}
+
+
 def test_a_model_is_added(reloader: FakeReloader) -> None:
     policy = {"specific": {"versions": [1]}}
     answer = ask(reloader, "PUT /admin/v1/models/n", base_path="/n", model_version_policy=policy)
