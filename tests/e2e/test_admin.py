@@ -10,6 +10,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import grpc
 import pytest
 from google.protobuf import descriptor_pool, message_factory
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from servable.control.answers import MOST_WAITING
 
 from tests.e2e.grpc_client import TIMEOUT_S, Grpc, code_of, details_of
 from tests.e2e.raw_client import Raw
@@ -350,6 +352,18 @@ def test_a_slow_add_holds_up_nobody(tmp_path: Path) -> None:
         shutil.copytree(MODELS / "multi" / "1", base / "1", dirs_exist_ok=True)
         slow.join(TIMEOUT_S)
         assert answers[0].status == 200
+
+
+def test_a_model_that_many_wait_for_can_be_removed(tmp_path: Path) -> None:
+    base = tmp_path / "slow"
+    (base / "1").mkdir(parents=True)
+    with administered(tmp_path, *RETRIES) as server, ThreadPoolExecutor(MOST_WAITING + 1) as threads:
+        answers = [threads.submit(server.add, "slow", base) for _ in range(MOST_WAITING + 1)]
+        server.wait_for(lambda: any(answer.done() for answer in answers), "one finds no place to wait")
+        server.wait_for(lambda: server.log.count("(Re-)adding model: slow") == MOST_WAITING, "the others wait")
+        assert server.admin("PUT", "/slow/labels/x", {"version": 1}).headers["servable-code"] == "FAILED_PRECONDITION"
+        assert server.admin("DELETE", "/slow").status == 200
+        assert sorted(answer.result(TIMEOUT_S).status for answer in answers) == [429, *[500] * MOST_WAITING]
 
 
 def test_a_stop_does_not_wait_for_a_waiting_add(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from servable.config.codec import Codec
 from servable.config.model_config import model_from_json, to_json
-from servable.control.answers import Handler
+from servable.control.answers import Handler, Wait
 from servable.errors import InvalidArgumentError, NotFoundError, ServableError, UnimplementedError
 from servable.models.reload import Listed, Reloader, unavailable
 from servable.types import ModelRoutes
@@ -36,8 +36,8 @@ class _Method:
     do: Callable[[Message], Message]
     request: str
     response: str
-    changes: bool
-    """It changes something, or waits for something."""
+    waits_for: Wait = Wait.NOTHING
+    """Who waits for nothing changes nothing."""
 
 
 class Admin:
@@ -51,14 +51,14 @@ class Admin:
         self._server = server
         self._codec = codec
         self._methods = {
-            "ListModels": _Method(self._list, "ListModelsRequest", "ListModelsResponse", changes=False),
-            "GetModel": _Method(self._get, "GetModelRequest", "Model", changes=False),
-            "AddModel": _Method(self._add, "AddModelRequest", "Model", changes=True),
-            "RemoveModel": _Method(self._remove, "RemoveModelRequest", "RemoveModelResponse", changes=True),
-            "SetLabel": _Method(self._set_label, "SetLabelRequest", "Model", changes=True),
-            "RemoveLabel": _Method(self._remove_label, "RemoveLabelRequest", "Model", changes=True),
-            "RecordRequests": _Method(self._record, "RecordRequestsRequest", "RecordRequestsResponse", changes=True),
-            "GetBatching": _Method(self._batching, "GetBatchingRequest", "GetBatchingResponse", changes=False),
+            "ListModels": _Method(self._list, "ListModelsRequest", "ListModelsResponse"),
+            "GetModel": _Method(self._get, "GetModelRequest", "Model"),
+            "AddModel": _Method(self._add, "AddModelRequest", "Model", Wait.MODELS),
+            "RemoveModel": _Method(self._remove, "RemoveModelRequest", "RemoveModelResponse", Wait.DISK),
+            "SetLabel": _Method(self._set_label, "SetLabelRequest", "Model", Wait.DISK),
+            "RemoveLabel": _Method(self._remove_label, "RemoveLabelRequest", "Model", Wait.DISK),
+            "RecordRequests": _Method(self._record, "RecordRequestsRequest", "RecordRequestsResponse", Wait.MODELS),
+            "GetBatching": _Method(self._batching, "GetBatchingRequest", "GetBatchingResponse"),
         }
 
     def rpc(self, name: str) -> Handler:
@@ -71,7 +71,7 @@ class Admin:
             done = self._do(name, method, self._decoded(method, request))
             return self._codec.encode_json(f"{PACKAGE}.{method.response}", json.dumps(done))
 
-        return Handler(answer, method.changes)
+        return Handler(answer, method.waits_for)
 
     def json(self, name: str, fields: Callable[[bytes], Message]) -> Handler:
         """What answers a REST request in the way of this RPC. `fields` makes the request message of the body."""
@@ -84,7 +84,7 @@ class Admin:
                 raise InvalidArgumentError(f"The request does not fit: {error}") from error
             return json.dumps(self._do(name, method, self._decoded(method, message))).encode()
 
-        return Handler(answer, method.changes)
+        return Handler(answer, method.waits_for)
 
     def _decoded(self, method: _Method, request: bytes) -> Message:
         try:
@@ -94,7 +94,7 @@ class Admin:
         return decoded
 
     def _do(self, name: str, method: _Method, request: Message) -> Message:
-        if not method.changes:
+        if method.waits_for is Wait.NOTHING:
             return method.do(request)
         log.info("%s %s", name, request.get("name") or request.get("config", {}).get("name", ""))
         try:

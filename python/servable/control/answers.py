@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -11,13 +12,13 @@ from typing import Protocol
 
 from servable.errors import InternalError, ServableError
 
-__all__ = ["Call", "Handler", "answer_calls"]
+__all__ = ["Call", "Handler", "Wait", "answer_calls"]
 
 log = logging.getLogger(__name__)
 
 CALL_WAIT_S = 1.0
 MOST_WAITING = 32
-"""Calls at work that may wait for models, each on a thread of its own."""
+"""Calls at work of each kind that may wait, each on a thread of its own."""
 
 
 class Call(Protocol):
@@ -31,13 +32,22 @@ class Call(Protocol):
     def fail(self, code: str, message: str) -> None: ...
 
 
+class Wait(enum.Enum):
+    """What a call may have to wait for."""
+
+    NOTHING = "nothing"
+    """It is answered on the thread that takes the calls."""
+    DISK = "files, and changes before it"
+    MODELS = "models, or requests to them"
+    """It may take for ever, and must not keep those from their place that end the wait: removing a model is one."""
+
+
 @dataclass(frozen=True)
 class Handler:
     """What answers a call. Called from any thread; `ServableError` for what cannot be done."""
 
     answer: Callable[[bytes], bytes]
-    may_wait: bool
-    """For the file system, the disk or models: not on the thread that takes the calls."""
+    waits_for: Wait
 
 
 def answer_calls(
@@ -47,14 +57,15 @@ def answer_calls(
 
     `find` gives the handler for a method, or raises a `ServableError`.
     """
-    room = threading.Semaphore(MOST_WAITING)
+    rooms = {wait: threading.Semaphore(MOST_WAITING) for wait in (Wait.DISK, Wait.MODELS)}
     while not stopped.is_set():
         call = next_call(CALL_WAIT_S)
         if call is None:
             continue
         with _failing(call):
             handler = find(call.method)
-            if not handler.may_wait:
+            room = rooms.get(handler.waits_for)
+            if room is None:
                 call.reply(handler.answer(call.request))
             elif room.acquire(blocking=False):
                 try:
@@ -64,7 +75,8 @@ def answer_calls(
                     raise
             else:
                 raise ServableError(
-                    f"{MOST_WAITING} calls that change models are waiting; try again later", code="RESOURCE_EXHAUSTED"
+                    f"{MOST_WAITING} calls wait for {handler.waits_for.value}; try again later",
+                    code="RESOURCE_EXHAUSTED",
                 )
 
 

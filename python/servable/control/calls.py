@@ -10,7 +10,7 @@ from typing import Protocol
 from servable.config.codec import Codec
 from servable.control import rest
 from servable.control.admin import SERVICE, Admin
-from servable.control.answers import Handler
+from servable.control.answers import Handler, Wait
 from servable.control.profiling import SERVICE as PROFILER
 from servable.control.profiling import Profiling
 from servable.models.reload import Reloader, answer_reload
@@ -37,8 +37,8 @@ def find_handler(
     """A function from the method of a call to its handler. It raises `ServableError` for methods that there are not."""
     admin = Admin(reloader, routes, server, codec)
     answer = functools.partial(answer_reload, reloader=reloader, codec=codec, metrics_page=server.metrics_page)
-    reload = Handler(answer, may_wait=True)
-    load = Handler(functools.partial(_load, ask_for=ask_for, codec=codec), may_wait=False)
+    reload = Handler(answer, Wait.MODELS)
+    load = Handler(functools.partial(_load, ask_for=ask_for, codec=codec), Wait.NOTHING)
 
     def find(method: str) -> Handler:
         if method == "Load":
@@ -47,7 +47,7 @@ def find_handler(
             return reload
         service, slash, name = method.partition("/")
         if service == PROFILER:
-            return Handler(functools.partial(profiling.answer, name), may_wait=True)
+            return Handler(functools.partial(profiling.answer, name), Wait.MODELS)
         return admin.rpc(name) if slash and service == SERVICE else rest.find(method, admin)
 
     return find

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from servable.config.model_config import ModelConfig, Specific
+from servable.control.answers import Wait
 from servable.control.calls import find_handler
 from servable.control.profiling import Profiling
 from servable.errors import NotFoundError, ServableError
@@ -194,24 +195,28 @@ def test_bodies_that_are_no_objects_are_refused(reloader: FakeReloader, body: by
     assert caught.value.code == "INVALID_ARGUMENT"
 
 
-def test_only_calls_that_change_something_may_wait(reloader: FakeReloader) -> None:
+def test_calls_wait_for_what_they_need(reloader: FakeReloader) -> None:
     find = find_handler(
         cast(Reloader, reloader), lambda: ROUTES, lambda name, version: None, FakeServer(), FakeCodec(), NO_PROFILES
     )
     waits = {
-        method: find(method).may_wait
+        method: find(method).waits_for
         for method in (
             "HandleReloadConfigRequest",
             "GET /admin/v1/models",
             "GET /admin/v1/models/m/batching",
             "PUT /admin/v1/models/m",
+            "PUT /admin/v1/models/m/labels/x",
+            "DELETE /admin/v1/models/m",
         )
     }
     assert waits == {
-        "HandleReloadConfigRequest": True,
-        "GET /admin/v1/models": False,
-        "GET /admin/v1/models/m/batching": False,
-        "PUT /admin/v1/models/m": True,
+        "HandleReloadConfigRequest": Wait.MODELS,
+        "GET /admin/v1/models": Wait.NOTHING,
+        "GET /admin/v1/models/m/batching": Wait.NOTHING,
+        "PUT /admin/v1/models/m": Wait.MODELS,
+        "PUT /admin/v1/models/m/labels/x": Wait.DISK,
+        "DELETE /admin/v1/models/m": Wait.DISK,
     }
 
 
@@ -226,7 +231,7 @@ def test_a_version_is_asked_for() -> None:
         NO_PROFILES,
     )
     load = find("Load")
-    assert not load.may_wait
+    assert load.waits_for is Wait.NOTHING
     assert load.answer(json.dumps({"name": "m", "version": 2}).encode()) == b""
     assert load.answer(json.dumps({"name": "n"}).encode()) == b"", "version 0 is left out of a message"
     assert asked == [("m", 2), ("n", 0)]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from servable.control.answers import MOST_WAITING, Handler, answer_calls
+from servable.control.answers import MOST_WAITING, Handler, Wait, answer_calls
 from servable.errors import NotFoundError, ServableError, UnimplementedError
 
 
@@ -35,10 +35,11 @@ class World:
 
     def find(self, method: str) -> Handler:
         handlers = {
-            "echo": Handler(lambda request: request, may_wait=False),
-            "missing": Handler(self._missing, may_wait=False),
-            "bug": Handler(self._bug, may_wait=False),
-            "slow": Handler(self._slow, may_wait=True),
+            "echo": Handler(lambda request: request, Wait.NOTHING),
+            "missing": Handler(self._missing, Wait.NOTHING),
+            "bug": Handler(self._bug, Wait.NOTHING),
+            "slow": Handler(self._slow, Wait.MODELS),
+            "end": Handler(self._end, Wait.DISK),
         }
         if method not in handlers:
             raise UnimplementedError(f"no {method}")
@@ -53,6 +54,10 @@ class World:
     def _slow(self, request: bytes) -> bytes:
         assert self.release.wait(10)
         raise ServableError("late")
+
+    def _end(self, request: bytes) -> bytes:
+        self.release.set()
+        return b"ended"
 
     def answer(self, *calls: FakeCall) -> None:
         rest = list(calls)
@@ -89,8 +94,17 @@ def test_calls_that_wait_hold_up_no_others_and_are_not_without_number() -> None:
     assert quick.answer == b"request"
     assert slow[-1].wait() == (
         "RESOURCE_EXHAUSTED",
-        f"{MOST_WAITING} calls that change models are waiting; try again later",
+        f"{MOST_WAITING} calls wait for models, or requests to them; try again later",
     )
     assert slow[0].answer is None
     world.release.set()
     assert [call.wait() for call in slow[:-1]] == [("UNKNOWN", "late")] * MOST_WAITING
+
+
+def test_what_ends_their_wait_has_a_place_of_its_own() -> None:
+    world = World()
+    slow = [FakeCall("slow") for _ in range(MOST_WAITING)]
+    end = FakeCall("end")
+    world.answer(*slow, end)
+    assert end.wait() == b"ended"
+    assert [call.wait() for call in slow] == [("UNKNOWN", "late")] * MOST_WAITING
