@@ -97,6 +97,15 @@ def first_answer(name: str) -> float:
     return took
 
 
+def per_model(outcome: Outcome, single: Outcome) -> str:
+    """Memory that each further model takes."""
+    if outcome.models == 1:
+        return ""
+    if outcome.mode == "lazy":
+        return "none until they are loaded"
+    return f"{(outcome.resident_mb - single.resident_mb) / (outcome.models - 1) * 1024:,.0f} kB"
+
+
 def report(outcomes: Sequence[Outcome]) -> None:
     lines = [
         "| models | loaded | start | resident | per model | idle, share of a core | first answer |",
@@ -104,10 +113,9 @@ def report(outcomes: Sequence[Outcome]) -> None:
     ]
     single = outcomes[0]
     for outcome in outcomes:
-        each = (outcome.resident_mb - single.resident_mb) / max(1, outcome.models - 1) * 1024
         lines.append(
             f"| {outcome.models:,} | {outcome.mode} | {outcome.start_s:.1f} s | {outcome.resident_mb:,.0f} MB "
-            f"| {each:,.0f} kB | {outcome.idle_cores * 100:.2f} % | {outcome.first_answer_ms:.1f} ms |"
+            f"| {per_model(outcome, single)} | {outcome.idle_cores * 100:.2f} % | {outcome.first_answer_ms:.1f} ms |"
         )
     table = "\n".join(lines)
     keep("many", table, [dataclasses.asdict(outcome) for outcome in outcomes])
