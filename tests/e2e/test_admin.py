@@ -348,6 +348,13 @@ def test_a_slow_add_holds_up_nobody(tmp_path: Path) -> None:
         assert (late.status, late.headers["servable-code"]) == (504, "DEADLINE_EXCEEDED")
         assert server.add("quick", HALF_PLUS_TWO, "?wait=false").status == 200
         assert server.admin("DELETE", "/quick").status == 200
+
+        def status() -> str:
+            (version,) = server.admin("GET", "/slow").json["versions"]
+            assert (version["state"], version["status"]["error_code"]) == ("LOADING", "OK")
+            return str(version["status"]["error_message"])
+
+        server.wait_for(lambda: status().startswith("NOT_FOUND: "), "its status tells what keeps it")
         assert not answers
         shutil.copytree(MODELS / "multi" / "1", base / "1", dirs_exist_ok=True)
         slow.join(TIMEOUT_S)

@@ -106,6 +106,21 @@ def test_a_model_that_brings_requests_has_answered_them(flags: Sequence[str], ex
         assert (finished in server.log) == bool(expected)
 
 
+def test_a_platform_file_says_how_requests_are_sent(tmp_path: Path) -> None:
+    platforms = tmp_path / "platforms.config"
+    platforms.write_text(
+        'platform_configs { key: "tensorflow" value { source_adapter_config { '
+        "[type.googleapis.com/tensorflow.serving.SavedModelBundleSourceAdapterConfig] { legacy_config { "
+        "enable_model_warmup: true model_warmup_options { num_request_iterations { value: 3 } "
+        "num_model_warmup_threads { value: 4 } enable_all_batch_sizes_warmup: true } } } } } }"
+    )
+    models = [Model("warm", MODELS / "warm")]
+    with with_metrics(models, tmp_path, f"--platform_config_file={platforms}") as server:
+        assert counted(server, "warm") == 330
+        field = "model_warmup_options.enable_all_batch_sizes_warmup"
+        assert f"{platforms}: {field} of platform tensorflow has no effect" in server.log
+
+
 def example(**features: float) -> Any:
     made = tf.train.Example()
     for name, value in features.items():
