@@ -55,7 +55,8 @@ def _blocks(text: str) -> Iterable[tuple[int, int]]:
         symbol = token[0]
         if symbol in ("{", "<"):
             depth += 1
-            start = word[0] if depth == 2 and word[1] == "config" else start
+            if depth == 2:  # entries may also stand in one list
+                start = word[0] if word[1] == "config" else token.start()
         elif symbol in ("}", ">"):
             if depth == 2:
                 yield start, token.end()
