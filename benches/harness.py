@@ -89,7 +89,7 @@ def require(*tools: str, plots: bool = False) -> None:
     """End the program unless these are installed."""
     missing = [tool for tool in tools if not shutil.which(tool)]
     if missing:
-        packages = "nghttp2-client libgrpc++-dev pkg-config g++ util-linux"
+        packages = "nghttp2-client libgrpc++-dev pkg-config g++ util-linux openssl"
         raise SystemExit(f"missing: {', '.join(missing)}. On Debian: apt-get install {packages}")
     if plots and not importlib.util.find_spec("matplotlib"):
         raise SystemExit("missing: matplotlib (pip install --group bench)")
