@@ -6,6 +6,7 @@ import base64
 import contextlib
 import functools
 import hashlib
+import http.client
 import json
 import os
 import socket
@@ -637,3 +638,19 @@ def test_a_start_that_fails_ends_while_rules_are_read_again(tmp_path: Path) -> N
         assert "Failed to start server" in process.log
         assert "Traceback" not in process.log
         assert "Fatal" not in process.log
+
+
+def test_a_refusal_says_whether_the_connection_can_be_used_again(server: Secured) -> None:
+    body = b'{"instances": [1.0]}'
+    head = f"POST /v1/models/open:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n".encode()
+    with socket.create_connection(("127.0.0.1", server.process.rest_port), DEADLINE_S) as connection:
+        for key, status in (("nobody", 401), ("reader", 403), ("predictor", 200)):
+            connection.sendall(head + f"X-Api-Key: {key}\r\n\r\n".encode() + body)
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            assert (answer.status, answer.will_close) == (status, False)
+            answer.read()
+        connection.sendall(head + b"X-Api-Key: nobody\r\n\r\n")  # and its body does not come
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert (answer.status, answer.will_close) == (401, True)

@@ -19,7 +19,8 @@ const LONGEST_PATIENCE: u32 = 1024;
 /// a second. With fewer, two interruptions by the system within a thirtieth of a second took a busy signature out of the
 /// network threads, and all that waited for it onto others, which made it wait longer still.
 const MOST_CREDIT: u32 = 16 << 10;
-/// Brief runs that one longer run cancels out: a thread is interrupted now and then.
+/// Brief runs that one longer run cancels out: a thread is interrupted now and then. What goes beyond the longest patience
+/// pays by time.
 const SETBACK: u32 = 8;
 /// Run time grows with the input: only inputs up to this many times the largest seen to be brief count as brief.
 const GROWTH: usize = 2;
@@ -88,9 +89,9 @@ impl Pace {
             }
             return;
         }
+        let cost = u32::try_from(took.as_micros() / HAND_OVER.as_micros()).unwrap_or(u32::MAX);
         if stage == Stage::Inline && took >= DISTURBING {
             let patience = self.patience.load(Ordering::Relaxed);
-            let cost = u32::try_from(took.as_micros() / HAND_OVER.as_micros()).unwrap_or(u32::MAX);
             if let Some(left) = credit.checked_sub(cost).filter(|left| *left >= patience) {
                 self.credit.store(left, Ordering::Relaxed);
                 return;
@@ -99,7 +100,8 @@ impl Pace {
             self.credit.store(0, Ordering::Relaxed);
             self.largest_brief_input.store(0, Ordering::Relaxed);
         } else {
-            self.credit.store(credit.saturating_sub(SETBACK), Ordering::Relaxed);
+            let cost = if credit > LONGEST_PATIENCE { cost } else { SETBACK };
+            self.credit.store(credit.saturating_sub(cost), Ordering::Relaxed);
         }
     }
 }
@@ -163,6 +165,10 @@ mod tests {
         assert_eq!(pace.stage(12), Stage::Inline, "the machine does something else");
         run(&pace, 10, Duration::from_millis(5));
         assert_ne!(pace.stage(12), Stage::Inline, "the graph has become slow");
+        let pace = Pace::default();
+        run(&pace, 2 * MOST_CREDIT, BRIEF_RUN);
+        run(&pace, 200, Duration::from_micros(1900));
+        assert_ne!(pace.stage(12), Stage::Inline, "a little slow is slow, too");
     }
 
     #[test]

@@ -50,7 +50,7 @@ const DEFAULT_REQUESTS_IN_FLIGHT: usize = 10_000;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a client may take to send its request's head, or the first bytes of HTTP/2.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
-/// Requests that may be at work on the monitoring port, and as many that watch.
+/// Requests that may be at work on the monitoring port, as many that watch, and as many that do not say yet what.
 const MOST_PROBES: u64 = 256;
 /// Those of clients that may watch, however few may be at work: they do no more than that.
 const LEAST_WATCHES: u64 = 1000;
@@ -192,8 +192,10 @@ pub(crate) enum Crowd {
 pub(crate) enum Waiting {
     /// The rest of its message.
     Message,
-    /// News of health, or to be told of what: nobody has to say who they are.
+    /// News of health: nobody has to say who they are.
     News(Crowd),
+    /// To be told whose health is asked for.
+    Name(Crowd),
     /// Further questions to reflection.
     Questions(Crowd),
 }
@@ -202,12 +204,13 @@ pub(crate) enum Waiting {
 #[derive(Default)]
 pub(crate) struct Streams {
     watches: Gauge,
+    names: Gauge,
     conversations: Gauge,
 }
 
 impl Streams {
     fn count(&self) -> u64 {
-        self.watches.value() + self.conversations.value()
+        self.watches.value() + self.names.value() + self.conversations.value()
     }
 }
 
@@ -282,6 +285,10 @@ impl App {
                 (&self.streams.watches, self.most_requests().max(LEAST_WATCHES), too_many_listen)
             }
             Waiting::News(Crowd::Watchers) => (&self.probe_streams.watches, MOST_PROBES, too_many_listen),
+            Waiting::Name(Crowd::Clients) => {
+                (&self.streams.names, self.most_requests().max(LEAST_WATCHES), too_many_listen)
+            }
+            Waiting::Name(Crowd::Watchers) => (&self.probe_streams.names, MOST_PROBES, too_many_listen),
             Waiting::Questions(Crowd::Clients) => (&self.streams.conversations, MOST_CONVERSATIONS, too_many_listen),
             Waiting::Questions(Crowd::Watchers) => {
                 (&self.probe_streams.conversations, MOST_CONVERSATIONS, too_many_listen)

@@ -117,15 +117,14 @@ fn wants_json(request: &Request<Incoming>) -> bool {
 /// Answers Check and Watch of `grpc.health.v1`; a watcher hears of all that changes until the door closes.
 pub(crate) async fn health(app: &Arc<App>, request: Request<Incoming>, door: Door) -> GrpcResponse {
     let is_watch = request.uri().path() == WATCH;
-    let waiting = Waiting::News(door.crowd());
-    let service = match read_service(app, waiting, request).await {
+    let service = match read_service(app, Waiting::Name(door.crowd()), request).await {
         Ok(service) => service,
         Err(refusal) => return answered(Err(refusal)),
     };
     if !is_watch {
         return answered(check(app, door, &service).map_err(|status| edge_status(&status)));
     }
-    let listening = match app.waits(waiting) {
+    let listening = match app.waits(Waiting::News(door.crowd())) {
         Ok(listening) => listening,
         Err(refusal) => return answered(Err(edge_status(&refusal))),
     };

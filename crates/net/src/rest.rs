@@ -6,12 +6,14 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
+use futures_util::FutureExt;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use servable_core::examples::Task;
 use servable_core::predict::{Call, bind};
+use servable_core::progress::Mark;
 use servable_core::routes::Choice;
 use servable_core::servable::{Caller, Servable, Terms};
 use servable_core::signature::DEFAULT_SIGNATURE;
@@ -69,8 +71,13 @@ pub(crate) async fn handle(
     let exchange = Arc::new(Exchange::new(connection, share, Entrypoint::Rest, request.method().clone(), target));
     app.trace(&exchange, request.headers());
     let observed = Observed { app: &app, exchange: &exchange };
+    let has_body = !request.body().is_end_stream();
     let mut response = answer(Arc::clone(&app), &peer, &exchange, request).await;
     exchange.ends_as(response.status());
+    if has_body && exchange.progress.at(Mark::Received).is_none() {
+        // Nobody reads what is still to come of it, so nothing can come after it.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     drop(observed);
     if compresses {
         response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
@@ -106,6 +113,7 @@ async fn answer(app: Arc<App>, peer: &Peer, exchange: &Arc<Exchange>, request: R
     if method != Method::OPTIONS
         && let Err(status) = app.admit(exchange, request.headers(), right)
     {
+        skip_what_has_come(exchange, request.into_body());
         exchange.ends(Err(status.code));
         return error(&status);
     }
@@ -223,7 +231,10 @@ async fn infer(
     share: &Arc<Share>,
     request: Request<Incoming>,
 ) -> Result<Vec<u8>, Status> {
-    app.allow(exchange, Right::Predict, &target.name)?;
+    if let Err(refusal) = app.allow(exchange, Right::Predict, &target.name) {
+        skip_what_has_come(exchange, request.into_body());
+        return Err(refusal);
+    }
     let is_compressed = is_gzip(&request);
     let priority = priority(request.headers());
     let body = app
@@ -288,7 +299,8 @@ fn read_task(app: &App, exchange: &Exchange, target: &Target, body: &[u8], task:
     let limits = &app.settings.limits;
     let document = Document::parse(body, app.settings.dialect, limits)?;
     let signature_name = document.signature_name()?.unwrap_or_default();
-    let examples = document.examples(limits)?;
+    let mut made = exchange.made();
+    let examples = document.examples_within(limits, &mut |bytes| made.add(bytes))?;
     let servable = app.resolve(exchange, Right::Predict, &target.name, &target.choice)?;
     let signature = app.task_signature(&servable, &signature_name, task)?;
     exchange.means(signature.index());
@@ -347,6 +359,15 @@ fn read_predict(
 fn is_gzip(request: &Request<Incoming>) -> bool {
     let coding = request.headers().get(header::CONTENT_ENCODING);
     coding.and_then(|coding| coding.to_str().ok()).is_some_and(|coding| coding.contains("gzip"))
+}
+
+/// Reads a body that nobody needs, if all of it is there, so that the connection can be used again. Those who have not said
+/// who they are, or may not do what they want, are not waited for.
+fn skip_what_has_come(exchange: &Exchange, body: Incoming) {
+    const SMALL: usize = 64 << 10;
+    if let Some(Ok(body)) = read_body(body, SMALL, &exchange.share).now_or_never() {
+        exchange.received(body.len());
+    }
 }
 
 /// The whole body. What it declares or turns out to be beyond the limit is refused, before room is made for it.

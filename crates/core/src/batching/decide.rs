@@ -8,6 +8,8 @@ use crate::status::{Code, Status};
 /// A deadline is met if a batch is cut so long before it, beyond the time that it runs: timers are late by up to two
 /// milliseconds, and then a thread has to take it over.
 const MARGIN: Duration = Duration::from_millis(4);
+/// One that is nearer is not met any more, whatever is done.
+const LEAST_MARGIN: Duration = Duration::from_millis(1);
 
 /// What waits in a queue, in batches of the largest size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,7 +210,7 @@ fn head(waiting: impl Iterator<Item = Waiting>, rules: &Rules<'_>, limit: usize,
         }
         // One that could not be met from the beginning hurries nobody.
         let own = one.deadline.filter(|deadline| {
-            let ahead = (rules.run_time)(one.rows).unwrap_or_default() + MARGIN;
+            let ahead = (rules.run_time)(one.rows).unwrap_or_default() + LEAST_MARGIN;
             one.since.checked_add(ahead).is_some_and(|done| done <= *deadline)
         });
         deadline = deadline.into_iter().chain(own).min();
@@ -407,6 +409,7 @@ mod tests {
         assert_eq!(decide_by(&given, &[1], &[], 60, Some(100), &known), until(66));
         assert_eq!(decide_by(&given, &[1], &[], 66, Some(100), &known), taken(1, 1, Reason::Deadline));
         assert_eq!(decide_by(&given, &[1], &[], 1, Some(20), &known), until(1000), "it cannot be met in any case");
+        assert_eq!(decide_by(&given, &[1], &[], 0, Some(32), &known), taken(1, 1, Reason::Deadline), "it just can");
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl Scheduler {
     /// A pool for one queue. How many threads serve that best may be learned.
     pub(super) fn own_pool(&self, parameters: &Parameters) -> Arc<Pool> {
         let Parameters { threads, most_threads, .. } = *parameters;
-        self.new_pool(threads, (most_threads > threads).then(|| Concurrency::new(threads, most_threads)))
+        self.new_pool(threads, (most_threads > threads).then(|| Concurrency::new(threads, most_threads, now())))
     }
 
     fn new_pool(&self, size: usize, learned: Option<Concurrency>) -> Arc<Pool> {

@@ -170,7 +170,7 @@ impl Joined {
         Caller { terms: Terms { deadline, .. }, gone, room, .. }: Caller<impl Future<Output = ()>>,
     ) -> Result<Vec<Tensor>, Status> {
         let Self { queue, fetches, answers, has_begun } = self;
-        let _leaving = Leaving { queue: &queue, has_begun: &has_begun };
+        let _leaving = Leaving { queue: &queue, is_split: answers.len() > 1, has_begun: &has_begun };
         let has_begun = || has_begun.load(Ordering::Acquire);
         let done = async {
             let mut pieces = pin!(all_of(answers));
@@ -199,12 +199,14 @@ impl Joined {
 /// Takes a request out of its queue that nobody waits for any more, and with it what it holds.
 struct Leaving<'a> {
     queue: &'a Queue,
+    /// Some of its pieces may have begun, and others not.
+    is_split: bool,
     has_begun: &'a AtomicBool,
 }
 
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
-        if !self.has_begun.load(Ordering::Acquire) {
+        if self.is_split || !self.has_begun.load(Ordering::Acquire) {
             locked(&self.queue.state).purge();
         }
     }

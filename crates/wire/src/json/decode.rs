@@ -34,7 +34,7 @@ impl Document<'_> {
             let name = self.signature_name()?.unwrap_or_else(|| "DEFAULT".to_owned());
             return Err(Status::invalid_argument(format!("Failed to get input map for signature: {name}")));
         }
-        let early = self.early.as_ref().filter(|early| std::ptr::eq(early.signature, signature));
+        let early = self.early.as_ref().filter(|early| early.is_for(signature));
         match (self.instances, self.inputs) {
             (Some(_), Some(_)) => {
                 Err(self.wrong("Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "))
@@ -77,6 +77,10 @@ pub(super) struct Early<'a> {
 }
 
 impl<'a> Early<'a> {
+    pub(super) fn is_for(&self, signature: &Signature) -> bool {
+        std::ptr::eq(self.signature, signature)
+    }
+
     /// Reads the value of `instances` or `inputs`, which nobody has looked at before, as the inputs of a signature. What is
     /// not as most requests are is left to later passes, which know what to say of it: then there is nothing, and the
     /// scanner is somewhere. `max_depth` counts the brackets that may be open at a time.

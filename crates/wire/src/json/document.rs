@@ -131,7 +131,7 @@ impl<'a> Document<'a> {
                 }
                 None => scanner.value(max_depth)?,
             };
-            self.remember(name, Member { text: scanner.since(start), scalars });
+            self.remember(name, Member { text: scanner.since(start), scalars }, signatures);
             scanner.whitespace();
             match scanner.peek() {
                 b',' => scanner.advance(1),
@@ -167,9 +167,14 @@ impl<'a> Document<'a> {
         self.early.is_some().then_some(ahead)
     }
 
-    fn remember(&mut self, name: &[u8], member: Member<'a>) {
+    fn remember(&mut self, name: &[u8], member: Member<'a>, signatures: Signatures<'a>) {
         match &*text::unescaped(name) {
-            b"signature_name" => _ = self.signature_name.get_or_insert(member.text),
+            b"signature_name" if self.signature_name.is_none() => {
+                self.signature_name = Some(member.text);
+                let named = self.signature_name().ok().and_then(|name| signatures(&name.unwrap_or_default()));
+                // What was read for another one is of no use, and may be large.
+                self.early.take_if(|early| !named.is_some_and(|named| early.is_for(named)));
+            }
             b"instances" => _ = self.instances.get_or_insert(member),
             b"inputs" => _ = self.inputs.get_or_insert(member),
             b"examples" => _ = self.examples.get_or_insert(member),

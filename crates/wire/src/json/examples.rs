@@ -48,6 +48,15 @@ impl Kind {
 impl Document<'_> {
     /// One serialised `tensorflow.Example` for each of `examples`, with what `context` shares among them.
     pub fn examples(&self, limits: &Limits) -> Result<Tensor, Status> {
+        self.examples_within(limits, &mut |_| Ok(()))
+    }
+
+    /// The same; `room` is asked for the bytes that the context takes beyond the body, before they are made.
+    pub fn examples_within(
+        &self,
+        limits: &Limits,
+        room: &mut dyn FnMut(usize) -> Result<(), Status>,
+    ) -> Result<Tensor, Status> {
         let context = self.context.map(|context| example(context.text)).transpose()?;
         let Some(list) = self.examples else {
             // The original says "classify" for regress as well.
@@ -62,6 +71,7 @@ impl Document<'_> {
         }
         let context = context.unwrap_or_default();
         check_size(count, context.len(), limits)?;
+        room(context.len().saturating_mul(count))?;
         let mut strings = PackedStrings::default();
         for text in Elements::of(list.text) {
             strings.bytes.extend_from_slice(&context);

@@ -152,6 +152,26 @@ fn recorded_requests_get_the_recorded_answers() {
 }
 
 #[test]
+fn what_was_read_for_another_signature_is_not_kept() {
+    let (x, other) = (signature(&[("x", DataType::Float)]), signature(&[("x", DataType::Int32)]));
+    let by_name = |name: &str| if name.is_empty() { Some(&x) } else { Some(&other) };
+    let parse =
+        |body: &'static str| Document::parse_for(body.as_bytes(), Dialect::Original, &Limits::default(), &by_name);
+    for (body, is_early) in [
+        (r#"{"instances":[1,2]}"#, true),
+        (r#"{"instances":[1,2],"signature_name":""}"#, true),
+        (r#"{"instances":[1,2],"signature_name":"other"}"#, false),
+        (r#"{"signature_name":"other","instances":[1,2]}"#, true),
+        (r#"{"instances":[1,2],"signature_name":7}"#, false),
+    ] {
+        assert_eq!(parse(body).expect(body).early.is_some(), is_early, "{body}");
+    }
+    let late = parse(r#"{"instances":[1,2],"signature_name":"other"}"#).expect("valid");
+    let (_, tensors) = late.inputs(&other, &Limits::default()).expect("fits");
+    assert_eq!(tensors[0].1.dtype(), DataType::Int32);
+}
+
+#[test]
 fn syntax_errors_say_why_and_where() {
     for (body, reason) in [
         ("", "The document is empty"),
