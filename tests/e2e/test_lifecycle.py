@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tests.e2e.grpc_client import Grpc, code_of, details_of, predict_request
 from tests.e2e.rest_client import Rest
-from tests.e2e.server import HALF_PLUS_TWO, MODELS, Model, ServerProcess, config_text, serving, wait_until
+from tests.e2e.server import DEADLINE_S, HALF_PLUS_TWO, MODELS, Model, ServerProcess, config_text, serving, wait_until
 
 
 def put(base: Path, version: int, source: int | None = None) -> None:
@@ -196,6 +196,20 @@ def test_a_load_that_failed_is_tried_again(tmp_path: Path) -> None:
         assert rest.states("multi") == {"1": "AVAILABLE", "2": "LOADING"}
         shutil.copytree(MODELS / "multi" / "2", base / "2", dirs_exist_ok=True)
         server.wait_for(lambda: rest.states("multi") == {"2": "AVAILABLE", "1": "END"}, "the mended version loads")
+
+
+@pytest.mark.parametrize("name", ["readme", "saved_model.pb"])
+def test_a_first_version_that_is_no_model_ends_the_start(tmp_path: Path, name: str) -> None:
+    version = tmp_path / "broken" / "1"
+    version.mkdir(parents=True)
+    (version / name).write_text("no model")
+    flags = [f"--model_base_path={tmp_path / 'broken'}", "--model_name=broken", "--max_num_load_retries=0"]
+    with ServerProcess(flags, tmp_path / "log") as server:
+        assert server.process.wait(DEADLINE_S) == 255
+        assert (
+            "Failed to start server. Error: UNKNOWN: 1 servable(s) did not become available: {{{name: broken"
+            in server.log
+        )
 
 
 def test_a_server_without_versions_waits_for_one(tmp_path: Path) -> None:

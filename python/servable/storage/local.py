@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from servable.config.base_path import local_path
 from servable.errors import IncompleteError, ServableError
 from servable.storage.base import Brought
-from servable.storage.saved_model import VARIABLES_INDEX, lacks_variables, missing_part
+from servable.storage.saved_model import VARIABLES_INDEX, has_saved_model, lacks_variables, missing_part
 from servable.storage.settling import Settling, remaining_s
 
 __all__ = ["LocalStore", "Tree", "walk"]
@@ -115,7 +115,7 @@ class LocalStore:
         missing = _missing_part(folder, tree)
         settle_s = self._settle_s if missing is None else max(self._settle_s, PATIENCE_S)
         rest_s = remaining_s(look, newest_s=tree.newest_s, settle_s=settle_s, now_s=self._now())
-        is_endless = look.latest_s - look.first_s >= PATIENCE_S and missing is None and bool(tree.names)
+        is_endless = look.latest_s - look.first_s >= PATIENCE_S and missing is None and has_saved_model(tree.names)
         if rest_s > 0 and not is_endless:
             reason = "is still changing" if missing is None else f"has no {missing} yet"
             raise IncompleteError(f"{path} {reason}", min(rest_s, RETRY_S))
@@ -123,8 +123,8 @@ class LocalStore:
 
 
 def _missing_part(folder: str, tree: Tree) -> str | None:
-    """What more has to come; `None` if nothing. An empty folder is for the platform to complain of."""
-    if not tree.names:
+    """What more has to come to a SavedModel; `None` if nothing. What is none is for the platform to complain of."""
+    if not has_saved_model(tree.names):
         return None
     return missing_part(tree.names) or (VARIABLES_INDEX if lacks_variables(folder) else None)
 
