@@ -517,7 +517,7 @@ class Manager:
             if decision is Admission.ADMIT and waits_for_others:
                 version.phase = Phase.GRANTED
                 self._touch(version)
-                continue
+                return  # to come back when the old ones are on their way out: others may have room for that
             self._queue.remove(version)
             if decision is Admission.ADMIT:
                 log.info("Approving load for servable version %s", version)
@@ -531,7 +531,13 @@ class Manager:
         if self._transition(version) is not Transition.RESOURCE_PRESERVING:
             return False
         others = [other for other in self._models[version.name].values() if not other.aspired]
-        return any(other.state in (State.LOADING, State.AVAILABLE, State.UNLOADING) for other in others)
+        return any(self._is_ahead(other, version) for other in others)
+
+    def _is_ahead(self, other: Version, version: Version) -> bool:
+        """Whether `other` holds memory, or is going to before `version` does, which is in the queue."""
+        if other.state is State.LOADING and other.phase is Phase.GRANTED:
+            return self._queue.index(other) < self._queue.index(version)
+        return other.holds_memory
 
     def _transition(self, version: Version) -> Transition:
         return self._keeping.get(version.name, self._usual).transition
@@ -543,7 +549,7 @@ class Manager:
         lets_go_first = self._transition(version) is Transition.RESOURCE_PRESERVING
         others: dict[str, list[Mapping[str, int]]] = {kind: [] for kind in kinds}
         for known in self._all_versions():
-            if known.prepared is None or known is version:
+            if not self._is_ahead(known, version):
                 continue
             if lets_go_first and known.name == version.name and not known.aspired and known.servable is not None:
                 kind = "parting"
@@ -552,10 +558,8 @@ class Manager:
             elif known.state is State.AVAILABLE:
                 is_fresh = self._stays_for(known) > 0
                 kind = ("fresh" if is_fresh else "evictable") if self._is_evictable(known) else "staying"
-            elif known.phase in (Phase.GRANTED, Phase.LOADING):
-                kind = "coming"
             else:
-                continue  # waits for memory itself
+                kind = "coming"
             others[kind].append(known.memory)
         capacity = version.prepared.capacity if version.prepared else {}
         memory = replace(self._memory, limits={**capacity, **self._memory.limits})

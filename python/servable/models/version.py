@@ -62,6 +62,12 @@ class Version:
     def memory(self) -> Mapping[str, int]:
         return self.prepared.memory if self.prepared else {}
 
+    @property
+    def holds_memory(self) -> bool:
+        """Whether it has memory, or is about to take some."""
+        is_loading = self.state is State.LOADING and self.phase is Phase.LOADING
+        return is_loading or self.state in (State.AVAILABLE, State.UNLOADING)
+
     def let_go(self) -> None:
         """Give back what it holds."""
         prepared, self.prepared, self.servable = self.prepared, None, None

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import pytest
@@ -36,7 +36,9 @@ class World:
         self.events: list[str] = []
         self.prepared: list[Aspired] = []
         self.errors: dict[str, ServableError] = {}
+        self.while_preparing: Callable[[], None] = lambda: None
         self.while_loading: Callable[[], None] = lambda: None
+        self.when_released: Callable[[], None] = lambda: None
         self.clock = FakeClock()
         self.fetches = FakePool()
         self.loads = FakePool()
@@ -46,11 +48,12 @@ class World:
         self.sizes: dict[str, int] = {}
         self.stamps: dict[str, str] = {}
         self.idle: dict[str, float] = {}
+        self.free: dict[str, int] = {}
         self.manager = Manager(
             Outside(self.prepare, self.publish, stamp=lambda path: self.stamps.get(path, ""), clock=self.clock),
             Pools(lambda path: self.fetches, self.loads, self.unloads),
             retries=Retries(retries, interval_s),
-            memory=Memory({"ram": limit} if limit else {}),
+            memory=Memory({"ram": limit} if limit else {}, lambda: self.free),
             usual=usual,
         )
 
@@ -58,10 +61,15 @@ class World:
         if goal.path in self.incomplete:
             raise IncompleteError("half of it", retry_after_s=0.5)
         self.prepared.append(goal)
+        hook, self.while_preparing = self.while_preparing, lambda: None
+        hook()
         loader = cast(Loader, FakeLoader(self, name, goal))
-        return Prepared(
-            loader, {"ram": self.sizes.get(goal.path, 0)}, release=lambda: self.events.append(f"release {goal.path}")
-        )
+
+        def release() -> None:
+            self.events.append(f"release {goal.path}")
+            self.when_released()
+
+        return Prepared(loader, {"ram": self.sizes.get(goal.path, 0)}, release=release)
 
     def publish(self, routes: Mapping[str, ModelRoutes]) -> None:
         self.routes = routes
@@ -97,6 +105,10 @@ class World:
     def pass_time(self, seconds: float) -> None:
         self.clock.now += seconds
         self.manager.process()
+
+    def take(self, amount: int) -> None:
+        """Leave less memory free."""
+        self.free["ram"] -= amount
 
     def watch(self, *names: str) -> Resolution:
         resolution = self.manager.watch(names, patient=True)
@@ -683,6 +695,63 @@ class TestMemory:
             world.work()
         assert world.states("m") == world.states("n") == {1: "END", 2: "AVAILABLE"}
 
+    @pytest.mark.parametrize(
+        ("given_back", "outcome"),
+        [
+            (80, {3: "AVAILABLE", 2: "AVAILABLE", 1: "END"}),
+            (69, {3: "AVAILABLE", 2: "END", 1: "END"}),
+            (29, {3: "END", 2: "END", 1: "END"}),
+        ],
+    )
+    def test_versions_that_wait_for_an_old_one_do_not_wait_for_one_another(
+        self, given_back: int, outcome: Mapping[int, str]
+    ) -> None:
+        world = World(usual=Keeping(transition=Transition.RESOURCE_PRESERVING))
+        world.sizes = {"/m/1": 80, "/m/2": 40, "/m/3": 40}
+        world.aspire(1)
+        world.work()
+        world.free["ram"] = 10
+        world.aspire(2, 3)
+        world.fetch()
+        assert world.states() == {3: "LOADING", 2: "LOADING", 1: "UNLOADING"}
+        world.free["ram"] += given_back
+        world.while_loading = lambda: world.take(40)
+        world.work()
+        assert world.states() == outcome
+
+    @pytest.mark.parametrize(
+        ("given_back", "outcome"),
+        [(40, ["AVAILABLE", "AVAILABLE"]), (35, ["AVAILABLE", "AVAILABLE"]), (30, ["AVAILABLE", "END"])],
+    )
+    def test_models_that_change_in_one_reload_do_not_wait_for_one_another(
+        self, given_back: int, outcome: Sequence[str]
+    ) -> None:
+        world = World(usual=Keeping(transition=Transition.RESOURCE_PRESERVING))
+        world.sizes = dict.fromkeys(["/a/1", "/a/2", "/b/1", "/b/2"], 40)
+        for number in (1, 2):
+            world.manager.aspire({name: [Aspired(number, f"/{name}/{number}")] for name in "ab"})
+            world.manager.process()
+            if number == 1:
+                world.work()
+                world.free["ram"] = 10
+        world.when_released = lambda: world.take(-given_back)
+        world.while_loading = lambda: world.take(40)
+        world.work()
+        assert sorted(world.states(name)[2] for name in "ab") == outcome
+
+    def test_no_version_is_refused_for_room_that_an_old_one_is_about_to_make(self) -> None:
+        world = World(usual=Keeping(transition=Transition.RESOURCE_PRESERVING))
+        world.sizes = {"/a/1": 80, "/a/2": 40, "/b/1": 40, "/b/2": 60}
+        for number in (1, 2):
+            for name in "ab":
+                world.aspire(number, name=name, path=f"/{name}")
+            if number == 1:
+                world.work()
+                world.free["ram"] = 10
+        world.fetch()
+        assert world.states("a") == {2: "LOADING", 1: "UNLOADING"}
+        assert world.states("b") == {2: "LOADING", 1: "AVAILABLE"}
+
     def test_a_load_waits_for_those_that_are_under_way(self) -> None:
         world = World(limit=100)
         world.sizes = {"/m/1": 60, "/m/2": 60}
@@ -921,6 +990,24 @@ class TestOddTimes:
         world.pass_time(0.5)
         world.work()
         assert world.states() == {1: "END", 2: "AVAILABLE"}
+
+    def test_a_version_does_not_wait_for_the_files_of_one_that_nobody_wants(self) -> None:
+        world = World(usual=Keeping(transition=Transition.RESOURCE_PRESERVING))
+        world.aspire(1)
+        world.work()
+        world.aspire(2)
+        download = world.fetches.jobs.pop()
+
+        def replace_it() -> None:
+            world.aspire(3)
+            world.work()
+
+        world.while_preparing = replace_it
+        download()
+        assert world.states() == {3: "AVAILABLE", 2: "LOADING", 1: "END"}
+        world.manager.process()
+        assert world.states() == {3: "AVAILABLE", 2: "END", 1: "END"}
+        assert world.error(2)[0] == "CANCELLED"
 
     def test_a_load_that_fits_in_no_case_holds_up_nobody(self) -> None:
         world = World(limit=100)
