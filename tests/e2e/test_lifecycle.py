@@ -186,6 +186,23 @@ def test_a_version_without_its_variables_does_not_replace_a_good_one(settle_s: i
         server.wait_for(lambda: rest.states("counter") == {"1": "END", "2": "AVAILABLE"}, "the whole version is loaded")
 
 
+def test_what_is_no_whole_model_does_not_replace_a_good_one_that_would_go_first(tmp_path: Path) -> None:
+    base, aside = tmp_path / "counter", tmp_path / "aside"
+    for folder in (base / "1", aside):
+        shutil.copytree(MODELS / "counter" / "1", folder)
+    shutil.rmtree(aside / "variables")
+    flags = [
+        *("--version_settle_seconds=0", "--version_transition=resource_preserving"),
+        *("--load_retry_interval_micros=50000", "--max_num_load_retries=2"),
+    ]
+    with serving([Model("counter", base)], tmp_path, *flags) as server, Rest(server.rest_port) as rest:
+        aside.rename(base / "2")
+        server.wait_for(lambda: rest.states("counter").get("2") == "END", "the variables are missed")
+        (base / "3").mkdir()
+        server.wait_for(lambda: rest.states("counter").get("3") == "END", "the folder is found empty")
+        assert rest.states("counter")["1"] == "AVAILABLE"
+
+
 def test_a_load_that_failed_is_tried_again(tmp_path: Path) -> None:
     base = tmp_path / "multi"
     put(base, 1)

@@ -40,7 +40,8 @@ class Platform(Protocol):
         """A loader for one attempt to load the model version in the folder `path`, whose requests are batched as its
         model's configuration says, if it says anything.
 
-        Called from threads of the loading pool, several at a time, once per attempt. `ServableError` with code
+        Called from threads of the pool for fetching, several at a time, once per attempt, while older versions serve:
+        whoever finds here that the version cannot be loaded costs none of these. `ServableError` with code
         FAILED_PRECONDITION or UNIMPLEMENTED if another attempt cannot succeed either.
         """
 

@@ -104,7 +104,8 @@ class TensorFlowPlatform:
     def loader(
         self, name: str, version: int, path: str, batching: BatchingParameters | None = None
     ) -> SavedModelLoader:
-        return SavedModelLoader(self, name, version, path, batching)
+        _check_whole(path)
+        return SavedModelLoader(self, name, version, path, self._batching(name, path, batching))
 
     def memory(self, size_bytes: int) -> Mapping[str, int]:
         """In RAM, where there is a GPU also there: that is where its variables are."""
@@ -120,13 +121,9 @@ class TensorFlowPlatform:
                 self._capacity = {"gpu": gpus[0]} if gpus else {}
             return self._capacity
 
-    def load(self, name: str, version: int, path: str, own: BatchingParameters | None) -> Servable:
-        """Load a SavedModel and warm it up, with the ops of those installed packages that it turns out to need.
-
-        `own` is the batching of its model.
-        """
+    def load(self, name: str, version: int, path: str, batched: BatchingSpec | None) -> Servable:
+        """Load a SavedModel and warm it up, with the ops of those installed packages that it turns out to need."""
         runtime = self._open()
-        batched = self._batching(name, path, own)
         if batched is not None:
             log.info(
                 "Wrapping session to perform batch processing: {name: %s version: %s}",
@@ -135,8 +132,6 @@ class TensorFlowPlatform:
                 extra={"model": name, "version": version},
             )
         session = self._session(name, version, path)
-        if lacks_variables(path):
-            raise NotFoundError(f"{path} has no {VARIABLES_INDEX}, but its graph has variables")
         registered: set[str] = set()
         while True:
             try:
@@ -144,11 +139,6 @@ class TensorFlowPlatform:
                 break
             except self._engine_error as error:
                 op = missing_op(error.message)
-                if op is None and error.code == NotFoundError.code and not _holds_saved_model(path):
-                    raise NotFoundError(
-                        "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
-                        f"`{SAVED_MODEL_FILES[0]}`)\nSpecified file path: {path}"
-                    ) from error
                 if op is None or op in registered:
                     place = "" if path in error.message else f"; the SavedModel is in {path}"
                     raise ServableError(error.message + place, code=error.code) from error
@@ -259,21 +249,28 @@ class TensorFlowPlatform:
                 ) from error
 
 
-def _holds_saved_model(folder: str) -> bool:
-    return os.path.isdir(folder) and has_saved_model(os.listdir(folder))
+def _check_whole(folder: str) -> None:
+    """`NotFoundError` for what cannot serve, and so must not have another version unloaded for it."""
+    if not os.path.isdir(folder) or not has_saved_model(os.listdir(folder)):
+        raise NotFoundError(
+            "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
+            f"`{SAVED_MODEL_FILES[0]}`)\nSpecified file path: {folder}"
+        )
+    if lacks_variables(folder):
+        raise NotFoundError(f"{folder} has no {VARIABLES_INDEX}, but its graph has variables")
 
 
 class SavedModelLoader:
     """One attempt to load one version."""
 
     def __init__(
-        self, platform: TensorFlowPlatform, name: str, version: int, path: str, batching: BatchingParameters | None
+        self, platform: TensorFlowPlatform, name: str, version: int, path: str, batched: BatchingSpec | None
     ) -> None:
         self._platform = platform
         self._name = name
         self._version = version
         self._path = path
-        self._batching = batching
+        self._batched = batched
 
     def load(self) -> Servable:
-        return self._platform.load(self._name, self._version, self._path, self._batching)
+        return self._platform.load(self._name, self._version, self._path, self._batched)

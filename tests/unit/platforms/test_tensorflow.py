@@ -64,6 +64,7 @@ class World:
         self, folder: Path, *ops: str, op_libraries: tuple[str, ...] = (), batching: PlatformBatching | None = None
     ) -> None:
         self.folder = folder
+        self.path = self.install("m/1/saved_model.pb").parent
         self.runtime = FakeRuntime(*ops)
         self.platform = TensorFlowPlatform(
             PlatformSettings(SessionSpec(), op_libraries, batching=batching or PlatformBatching()),
@@ -80,16 +81,18 @@ class World:
 
     def _warm_up(self, servable: object, path: str, batch_sizes: Sequence[int]) -> None:
         self.warmed_up.append((servable, path, batch_sizes))
-        if path == "/cold":
+        if path.endswith("cold"):
             raise ServableError("too cold", code="DATA_LOSS")
 
-    def install(self, *files: str) -> None:
+    def install(self, *files: str) -> Path:
+        """Make empty files, and tell where the last one is."""
         for file in files:
             (self.folder / file).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / file).touch()
+        return self.folder / files[-1]
 
-    def load(self, path: str = "/m/1", own: BatchingParameters | None = None) -> object:
-        return self.platform.loader("m", 1, path, own).load()
+    def load(self, path: Path | None = None, own: BatchingParameters | None = None) -> object:
+        return self.platform.loader("m", 1, str(path or self.path), own).load()
 
 
 @pytest.fixture
@@ -124,14 +127,15 @@ def test_errors_of_tensorflow_keep_their_code(folder: Path, tmp_path: Path) -> N
     model.mkdir()
     (model / "saved_model.pb").touch()
     with pytest.raises(ServableError) as caught:
-        World(folder).load(str(model))
+        World(folder).load(model)
     assert caught.value.code == NotFoundError.code
     assert caught.value.message == f"Could not find SavedModel; the SavedModel is in {model}"
 
 
 def test_a_folder_without_a_saved_model_is_called_that(folder: Path) -> None:
+    world = World(folder)
     with pytest.raises(NotFoundError) as caught:
-        World(folder).load("/absent")
+        world.platform.loader("m", 1, "/absent")
     assert caught.value.message.splitlines() == [
         "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
         "`saved_model.pb`)",
@@ -143,17 +147,17 @@ def test_a_graph_whose_variables_are_missing_is_not_loaded(folder: Path, tmp_pat
     model = tmp_path / "1"
     shutil.copytree(MODELS / "counter" / "1", model)
     world = World(folder)
-    assert world.load(str(model)) == "m/1"
+    assert world.load(model) == "m/1"
     shutil.rmtree(model / "variables")
     with pytest.raises(NotFoundError, match=r"/1 has no variables/variables\.index"):
-        world.load(str(model))
+        world.platform.loader("m", 1, str(model))
 
 
 def test_a_version_is_warmed_up_before_it_is_handed_over(folder: Path) -> None:
     world = World(folder)
     assert world.warmed_up == []
     servable = world.load()
-    assert world.warmed_up == [(servable, "/m/1", ())]
+    assert world.warmed_up == [(servable, str(world.path), ())]
 
 
 def test_a_version_is_warmed_up_for_the_sizes_of_its_batches(folder: Path) -> None:
@@ -167,7 +171,7 @@ def test_a_version_that_cannot_be_warmed_up_is_unloaded(folder: Path) -> None:
     world = World(folder)
     world.runtime.load = lambda *arguments: cast("Servable", FakeServable("m", 1, events))  # type: ignore[method-assign]
     with pytest.raises(ServableError, match="too cold"):
-        world.load("/cold")
+        world.load(world.install("cold/saved_model.pb").parent)
     assert events == ["unload m/1"]
 
 
@@ -230,16 +234,16 @@ def test_packages_are_found_without_importing_them() -> None:
 
 def test_a_version_may_say_how_its_sessions_are_made(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     world = World(folder)
-    extra = folder / "m" / "assets.extra"
+    extra = folder / "m" / "1" / "assets.extra"
     extra.mkdir(parents=True)
-    world.load(path=str(folder / "m"))
+    world.load()
     assert world.runtime.sessions[-1] == SessionSpec()
     (extra / "saved_model_config.pb").write_text('{"session_overrides": {"disable_meta_optimizer": true}}')
-    world.load(path=str(folder / "m"))
+    world.load()
     assert b'"disable_meta_optimizer": true' in world.runtime.sessions[-1].config
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
     (extra / "saved_model_config.pb").write_text("nonsense")
-    world.load(path=str(folder / "m"))
+    world.load()
     assert world.runtime.sessions[-1] == SessionSpec()
     assert "Failed to load saved model config: " in caplog.text
 
@@ -258,19 +262,17 @@ def test_requests_are_batched_as_platform_and_model_say(folder: Path) -> None:
 
 
 def test_a_version_may_say_how_it_is_batched(folder: Path) -> None:
-    version = folder / "m"
-    version.mkdir()
-    file = version / "batching_params.pbtxt"
     world = World(folder, batching=PlatformBatching(parameters=BatchingParameters(), per_version=True))
-    world.load(path=str(version))
+    file = world.path / "batching_params.pbtxt"
+    world.load()
     file.write_text('{"max_batch_size": 8}')
-    world.load(path=str(version))
+    world.load()
     first, second = world.runtime.batchings
     assert first is None
     assert second is not None
     assert second.max_batch_size == 8
     elsewhere = World(folder)
-    elsewhere.load(path=str(version))
+    elsewhere.load()
     assert elsewhere.runtime.batchings == [None]
 
 
@@ -282,19 +284,17 @@ def test_a_version_may_say_how_it_is_batched(folder: Path) -> None:
     ],
 )
 def test_batching_that_cannot_be_fails_the_load(folder: Path, content: str, message: str) -> None:
-    version = folder / "m"
-    version.mkdir()
-    file = version / "batching_params.pbtxt"
-    file.write_text(content)
     world = World(folder, batching=PlatformBatching(parameters=BatchingParameters(), per_version=True))
+    file = world.path / "batching_params.pbtxt"
+    file.write_text(content)
     with pytest.raises(InvalidArgumentError) as caught:
-        world.load(path=str(version))
+        world.load()
     assert caught.value.message == message.format(file=file)
     assert world.runtime.sessions == []
 
 
 def test_a_file_of_batching_that_cannot_be_read_fails_the_load(folder: Path) -> None:
-    (folder / "m" / "batching_params.pbtxt").mkdir(parents=True)
     world = World(folder, batching=PlatformBatching(parameters=BatchingParameters(), per_version=True))
+    (world.path / "batching_params.pbtxt").mkdir()
     with pytest.raises(ServableError, match=r"batching_params\.pbtxt; Is a directory"):
-        world.load(path=str(folder / "m"))
+        world.load()
