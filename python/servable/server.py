@@ -48,7 +48,7 @@ __all__ = ["Ports", "run"]
 log = logging.getLogger(__name__)
 
 FETCH_THREADS = 8
-"""Versions whose files are brought at a time from one store; also those of this machine that are looked at."""
+"""Versions whose files are brought at a time from one store."""
 UNLOAD_TIMEOUT_S = 2.0
 STOP_CHECK_S = 0.05
 LAST_ANSWERS_S = 1.0

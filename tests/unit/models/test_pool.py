@@ -4,7 +4,7 @@ import queue
 import threading
 
 import pytest
-from servable.models.pool import PlacePools, ThreadPool
+from servable.models.pool import MOST_LOCAL_THREADS, THREADS_PER_BASE_PATH, PlacePools, ThreadPool
 
 
 def test_no_more_jobs_run_at_a_time_than_allowed() -> None:
@@ -48,6 +48,58 @@ def test_a_store_that_is_slow_holds_up_no_other_place() -> None:
         assert done.acquire(timeout=10)
     assert not done.acquire(blocking=False)
     gate.set()
+    assert done.acquire(timeout=10)
+
+
+def test_a_base_path_that_hangs_holds_up_no_other_on_this_machine() -> None:
+    pools = PlacePools("test", 8)
+    gate, started, done = threading.Event(), threading.Semaphore(0), threading.Semaphore(0)
+
+    def hang() -> None:
+        started.release()
+        gate.wait(10)
+        done.release()
+
+    for version in range(100):
+        assert pools(f"/hangs/{version}").submit(hang)
+    for _ in range(THREADS_PER_BASE_PATH):
+        assert started.acquire(timeout=10)
+    for number in range(100):
+        assert pools(f"/m{number}/1").submit(done.release)
+    for _ in range(100):
+        assert done.acquire(timeout=10)
+    assert not started.acquire(blocking=False)
+    gate.set()
+    for _ in range(100):
+        assert done.acquire(timeout=10)
+
+
+def test_base_paths_share_a_number_of_threads() -> None:
+    pools = PlacePools("test", 8)
+    gate, started = threading.Event(), threading.Semaphore(0)
+
+    def hang() -> None:
+        started.release()
+        gate.wait(10)
+
+    for number in range(MOST_LOCAL_THREADS + 10):
+        assert pools(f"/m{number}/1").submit(hang)
+    for _ in range(MOST_LOCAL_THREADS):
+        assert started.acquire(timeout=10)
+    assert sum(thread.name == "test" for thread in threading.enumerate()) == MOST_LOCAL_THREADS
+    gate.set()
+    for _ in range(10):
+        assert started.acquire(timeout=10)
+
+
+def test_a_job_of_a_base_path_that_gets_no_thread_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    pools = PlacePools("test", 8)
+    done = threading.Semaphore(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        for _ in range(THREADS_PER_BASE_PATH + 1):
+            assert not pools("/m/1").submit(done.release)
+    assert pools("/m/1").submit(done.release)
     assert done.acquire(timeout=10)
 
 
