@@ -14,7 +14,7 @@ from servable.config.codec import Codec
 from servable.errors import InvalidArgumentError, ServableError
 from servable.types import WarmupOptions
 from servable.warmup.file import MOST_RECORDS, warmup_file
-from servable.warmup.sizes import Outline, enlarged, outline
+from servable.warmup.sizes import enlarged, outline, too_much
 from servable.warmup.synthesis import MESSAGE, synthesize
 
 if TYPE_CHECKING:
@@ -140,23 +140,28 @@ class WarmUp:
             raise ServableError(error.message + hint, code=error.code) from error
 
     def _enlarge(self, servable: Servable, path: str, batch_sizes: Sequence[int]) -> None:
-        """Send the first request of each kind in the file again, in larger sizes. They are not counted as records."""
-        seen: set[Outline] = set()
+        """Send the first request of each signature in the file again, in larger sizes, each once. They are not counted
+        as records.
+        """
+        seen: set[tuple[str, str]] = set()
         sent, start = 0, self._clock()
         for record in self._records(path):
-            found = outline(json.loads(self._describe_record(record)))
-            if found is None or found[0] in seen:
+            found = outline(json.loads(self._describe_record(record)), len(record))
+            if found is None or (found.kind, found.signature) in seen:
                 continue
-            kind, rows = found
-            seen.add(kind)
-            sizes = sorted(size for size in set(batch_sizes) if size > rows)
-            request = json.loads(self._codec.decode_message(MESSAGE, record)) if sizes else {}
-            for size in sizes:
-                try:
-                    self._send(servable, self._encoded(enlarged(request, rows, size, len(record))))
-                except self._engine_error as error:
-                    reason = error.message.partition("\n")[0]
-                    log.warning("No batch of %d for signature %s of %s: %s", size, kind.signature, path, reason)
+            seen.add((found.kind, found.signature))
+            larger = sorted(size for size in set(batch_sizes) if size > found.rows)
+            request: Mapping[str, Any] = {}
+            for size in larger:
+                reason = too_much(found, len(record), size)
+                if not reason:
+                    request = request or json.loads(self._codec.decode_message(MESSAGE, record))
+                    try:
+                        self._send(servable, self._encoded(enlarged(request, found.rows, size, len(record))), once=True)
+                    except self._engine_error as error:
+                        reason = error.message.partition("\n")[0]
+                if reason:
+                    log.warning("No batch of %d for signature %s of %s: %s", size, found.signature, path, reason)
                     break
                 sent += 1
         log.info("Warmed up with %d batches of requests from %s in %.3f s", sent, path, self._clock() - start)
@@ -181,5 +186,5 @@ class WarmUp:
     def _encoded(self, request: Mapping[str, Any]) -> bytes:
         return self._codec.encode_json(MESSAGE, json.dumps(request))
 
-    def _send(self, servable: Servable, record: bytes) -> None:
-        servable.warm_up(record, self._options.iterations, self._options.check_method_names)
+    def _send(self, servable: Servable, record: bytes, *, once: bool = False) -> None:
+        servable.warm_up(record, 1 if once else self._options.iterations, self._options.check_method_names)

@@ -8,33 +8,56 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Outline", "enlarged", "outline"]
+__all__ = ["Outline", "enlarged", "outline", "too_much"]
 
 MOST_BYTES = 16 << 20
-"""A request that would take more has zeros for values: text that long takes several times the memory."""
+"""A request that takes more is not enlarged, and one that would take more has zeros for values: text that long takes
+several times the memory."""
+
+
+MOST_TENSOR_BYTES = 128 << 20
+"""No larger batch is sent: about 200 images of 224 x 224 pixels as floats."""
+
+WIDTHS = {
+    **dict.fromkeys(["DT_BOOL", "DT_INT8", "DT_UINT8"], 1),
+    **dict.fromkeys(["DT_HALF", "DT_BFLOAT16", "DT_INT16", "DT_UINT16"], 2),
+    **dict.fromkeys(["DT_FLOAT", "DT_INT32", "DT_UINT32"], 4),
+    "DT_COMPLEX128": 16,
+    "DT_STRING": 24,
+}
+"""Bytes that a value takes in a tensor, where these are not 8; a long string takes more."""
 
 
 @dataclass(frozen=True)
 class Outline:
-    """What requests that may share a batch have in common: all but their values and their number of rows."""
+    """What is to be known of a request that may be enlarged."""
 
     kind: str
     signature: str
-    inputs: tuple[tuple[str, str, tuple[int, ...]], ...] = ()
-    """Name, type and shape of a row of each; none for requests over examples."""
+    rows: int
+    row_bytes: int
+    """What a row takes, as a message or in tensors, whichever is more."""
 
 
-def outline(described: Mapping[str, Any]) -> tuple[Outline, int] | None:
-    """The outline of a request that `describe_record` has described, and its rows; `None` if it has no rows."""
+def outline(described: Mapping[str, Any], length: int) -> Outline | None:
+    """The outline of a request of `length` bytes that `describe_record` has described; `None` if it has no rows."""
     kind, signature = described["kind"], described.get("signature", "")
-    if "examples" in described:
-        return (Outline(kind, signature), described["examples"]) if described["examples"] else None
-    inputs = described.get("inputs", {})
-    rows = {slot["shape"][0] if slot["shape"] else 0 for slot in inputs.values()}
-    if len(rows) != 1 or rows == {0}:
+    inputs = described.get("inputs", {}).values()
+    counts = {slot["shape"][0] if slot["shape"] else 0 for slot in inputs} or {described.get("examples", 0)}
+    rows = counts.pop()
+    if counts or rows == 0:
         return None
-    slots = ((name, slot["dtype"], tuple(slot["shape"][1:])) for name, slot in sorted(inputs.items()))
-    return Outline(kind, signature, tuple(slots)), rows.pop()
+    row_bytes = sum(math.prod(slot["shape"][1:]) * WIDTHS.get(slot["dtype"], 8) for slot in inputs)
+    return Outline(kind, signature, rows, max(row_bytes, length // rows))
+
+
+def too_much(outline: Outline, length: int, size: int) -> str:
+    """Why a request of `length` bytes is not enlarged to so many rows; empty if it is."""
+    if length > MOST_BYTES:
+        return f"the request takes more than {MOST_BYTES >> 20} MiB"
+    if outline.row_bytes * size > MOST_TENSOR_BYTES:
+        return f"it would take more than {MOST_TENSOR_BYTES >> 20} MiB"
+    return ""
 
 
 def enlarged(log: Mapping[str, Any], rows: int, size: int, length: int) -> Mapping[str, Any]:

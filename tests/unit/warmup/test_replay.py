@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from servable.errors import ServableError
 from servable.types import WarmupOptions
+from servable.warmup import sizes
 from servable.warmup.file import MOST_RECORDS, warmup_file
 from servable.warmup.replay import WarmUp
 
@@ -201,17 +202,31 @@ def of_rows(rows: int, *, signature: str = "s", width: int = 3) -> bytes:
 def test_requests_of_a_file_are_sent_again_in_the_sizes_of_batches(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The first one of each kind, in sizes above its own, and not as records of the file."""
+    """The first one of each signature, once, in sizes above its own, and not as records of the file."""
     caplog.set_level(logging.INFO)
     records = [of_rows(2), of_rows(1), of_rows(1, width=5), of_rows(1, signature="bad8")]
-    world, servable = World(tmp_path, records), FakeServable()
+    world, servable = World(tmp_path, records, iterations=3), FakeServable()
     world.run(servable, (2, 4, 8))
     assert servable.shapes[:4] == [[2, 3], [1, 3], [1, 5], [1, 3]]
-    assert servable.shapes[4:] == [[4, 3], [8, 3], [2, 5], [4, 5], [8, 5], [2, 3], [4, 3]]
+    assert servable.shapes[4:] == [[4, 3], [8, 3], [2, 3], [4, 3]]
+    assert [iterations for _, iterations, _ in servable.answered] == [3] * 4 + [1] * 4
     assert [counted[1:3] for counted in world.counted] == [("OK", 4)]
     assert caplog.messages[2:] == [
         f"No batch of 8 for signature bad8 of {world.path}: index 9",
-        f"Warmed up with 7 batches of requests from {world.path} in 2.000 s",
+        f"Warmed up with 4 batches of requests from {world.path} in 2.000 s",
+    ]
+
+
+def test_no_request_is_sent_again_that_would_take_much_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    wide = sizes.MOST_TENSOR_BYTES // 4 // 5
+    long = of_rows(1, signature="long")[:-1] + b', "more": "' + b"x" * sizes.MOST_BYTES + b'"}'
+    world, servable = World(tmp_path, [of_rows(1, signature="wide", width=wide), long]), FakeServable()
+    world.run(servable, (4, 5, 6, 8))
+    assert servable.shapes[2:] == [[4, wide], [5, wide]]
+    assert caplog.messages == [
+        f"No batch of 6 for signature wide of {world.path}: it would take more than 128 MiB",
+        f"No batch of 4 for signature long of {world.path}: the request takes more than 16 MiB",
     ]
 
 

@@ -89,12 +89,26 @@ def slot(*shape: int) -> dict[str, Any]:
         ({"kind": "predict", "signature": "s", "inputs": {"x": slot(2), "y": slot(3)}}, None),
         (
             {"kind": "predict", "signature": "s", "inputs": {"y": slot(2), "x": slot(2, 3)}},
-            (Outline("predict", "s", (("x", "DT_FLOAT", (3,)), ("y", "DT_FLOAT", ()))), 2),
+            Outline("predict", "s", 2, 50),
+        ),
+        (
+            {"kind": "predict", "signature": "s", "inputs": {"x": {"dtype": "DT_STRING", "shape": [2]}}},
+            Outline("predict", "s", 2, 50),
+        ),
+        (
+            {"kind": "predict", "signature": "s", "inputs": {"x": {"dtype": "DT_BOOL", "shape": [20, 2]}}},
+            Outline("predict", "s", 20, 5),
         ),
         ({"kind": "classify", "signature": "s", "examples": 0}, None),
-        ({"kind": "classify", "signature": "s", "examples": 3}, (Outline("classify", "s"), 3)),
+        ({"kind": "classify", "signature": "s", "examples": 3}, Outline("classify", "s", 3, 33)),
     ],
     ids=str,
 )
-def test_outlines(described: dict[str, Any], expected: tuple[Outline, int] | None) -> None:
-    assert outline(described) == expected
+def test_outlines(described: dict[str, Any], expected: Outline | None) -> None:
+    assert outline(described, 100) == expected
+
+
+@pytest.mark.parametrize(("dtype", "row_bytes"), [("DT_FLOAT", 4000), ("DT_UINT8", 1000), ("DT_STRING", 24000)])
+def test_what_a_row_takes_is_not_what_its_text_takes(dtype: str, row_bytes: int) -> None:
+    described = {"kind": "predict", "signature": "s", "inputs": {"x": {"dtype": dtype, "shape": [2, 10, 100]}}}
+    assert outline(described, 100) == Outline("predict", "s", 2, row_bytes)
