@@ -161,7 +161,41 @@ def test_the_chart_renders_valid_manifests(values: dict[str, Any], tmp_path: Pat
 
 @needs_helm
 @pytest.mark.parametrize(
-    "values", [{"replica": 2}, {"replicas": "two"}, {"extraArgs": ["model_name"]}, {"image": {"repository": ""}}]
+    ("cache", "model_bytes"),
+    [
+        ({}, 8 << 30),
+        ({"sizeLimit": "50Gi"}, 40 << 30),
+        ({"sizeLimit": "2Gi"}, (2 << 30) * 4 // 5),
+        ({"sizeLimit": "1.5Ti"}, (3 << 39) * 4 // 5),
+        ({"sizeLimit": "500M"}, 400_000_000),
+        ({"sizeLimit": "10000000"}, 8_000_000),
+        ({"sizeLimit": "50Gi", "modelBytes": 50 << 30}, 50 << 30),
+    ],
+    ids=str,
+)
+def test_copies_of_models_get_four_fifths_of_the_cache(cache: dict[str, Any], model_bytes: int, tmp_path: Path) -> None:
+    done = rendered(tmp_path, {"cache": cache})
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"--model_cache_bytes=(.*)", done.stdout) == [str(model_bytes)]
+
+
+@needs_helm
+def test_copies_of_models_get_no_more_than_the_cache(tmp_path: Path) -> None:
+    done = rendered(tmp_path, {"cache": {"sizeLimit": "2Gi", "modelBytes": (2 << 30) + 1}})
+    assert done.returncode != 0
+    assert "cache.modelBytes (2147483649) is more than cache.sizeLimit (2Gi)" in done.stderr
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"replica": 2},
+        {"replicas": "two"},
+        {"extraArgs": ["model_name"]},
+        {"image": {"repository": ""}},
+        {"cache": {"sizeLimit": "much"}},
+    ],
 )
 def test_the_chart_refuses_mistakes(values: dict[str, Any], tmp_path: Path) -> None:
     done = rendered(tmp_path, values)
