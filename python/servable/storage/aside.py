@@ -5,6 +5,7 @@ A call to a mount whose server is gone may never return, and cannot be interrupt
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,44 +21,68 @@ PATIENCE_S = 12.0
 LEAST_PATIENCE_S = 0.05
 """Each question that hangs leaves a tenth of the patience to the next ones: they often hang together."""
 
+ROUND_S = 60.0
+"""How long all questions together may take. What is left over comes first in the next round."""
+
+MOST_LEFT_BEHIND = 64
+"""Threads that hang. The last half of them is for keys that have no neighbour which hangs."""
+
 
 class Aside(Generic[T]):
-    """Asks about keys. One that hangs is not asked about again before it has returned, and holds up no other.
+    """Asks about keys, which are paths. One that hangs is not asked about again before it has returned, and holds up
+    no other, but for its neighbours when many hang.
 
     `ask_all` is called by one thread at a time.
     """
 
-    def __init__(self, ask: Callable[[str], T], *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, ask: Callable[[str], T], *, patience_s: float = PATIENCE_S, round_s: float = ROUND_S) -> None:
         self._ask = ask
         self._patience_s = patience_s
+        self._round_s = round_s
+        self._left: Mapping[str, Exception] = {}
+        """What was not asked about in the last round."""
         self._lock = threading.Lock()  # guards what follows, and who has the last word on a question
         self._hanging: set[str] = set()
 
     def ask_all(self, keys: Sequence[str]) -> Mapping[str, T | Exception]:
-        """What `ask` returns or raises for each key; `TimeoutError` for those that hang."""
+        """What `ask` returns or raises for each key; `TimeoutError` for those that hang, or are not asked about."""
         answers: dict[str, T | Exception] = {}
-        patience_s = self._patience_s
+        patience_s, end_s = self._patience_s, time.monotonic() + self._round_s
         with self._lock:
             hanging = self._hanging.intersection(keys)
-        rest = [key for key in dict.fromkeys(keys) if key not in hanging]
-        while rest:
-            turn: _Turn[T] = _Turn(rest)
-            self._start(turn)
-            while not turn.is_done.wait(turn.began_s + patience_s - time.monotonic()):
-                if self._give_up(turn, patience_s):
+        rest = sorted(dict.fromkeys(key for key in keys if key not in hanging), key=lambda key: key not in self._left)
+        reason = ""
+        while rest and not reason:
+            turn: _Turn[T] = _Turn(self._allowed(rest))
+            reason = self._start(turn) if turn.keys else "too many others do not answer"
+            while not reason and not turn.is_done.wait(min(turn.began_s + patience_s, end_s) - time.monotonic()):
+                if self._give_up(turn, patience_s, end_s):
+                    hanging.add(turn.keys[len(turn.answers)])
+                    patience_s = max(patience_s / 10, LEAST_PATIENCE_S)
+                    reason = "others took too long" if time.monotonic() >= end_s else ""
                     break
             answers |= turn.answers
-            if turn.is_given_up:
-                hanging.add(rest[len(turn.answers)])
-                patience_s = max(patience_s / 10, LEAST_PATIENCE_S)
             rest = [key for key in rest if key not in answers and key not in hanging]
-        return answers | {key: TimeoutError("it does not answer") for key in hanging}
+        self._left = {key: TimeoutError(reason) for key in rest}
+        return answers | {key: TimeoutError("it does not answer") for key in hanging} | self._left
 
-    def _start(self, turn: _Turn[T]) -> None:
+    def _allowed(self, keys: Sequence[str]) -> Sequence[str]:
+        """Those to ask about, neighbours of what hangs last."""
+        with self._lock:
+            count, folders = len(self._hanging), {os.path.dirname(key) for key in self._hanging}
+        lonely = [key for key in keys if os.path.dirname(key) not in folders]
+        neighbours = [key for key in keys if os.path.dirname(key) in folders]
+        if count >= MOST_LEFT_BEHIND:
+            return []
+        return lonely if count >= MOST_LEFT_BEHIND // 2 else [*lonely, *neighbours]
+
+    def _start(self, turn: _Turn[T]) -> str:
+        """Why it could not be started; empty if it was."""
         try:
             threading.Thread(target=self._work, args=(turn,), name="look", daemon=True).start()
-        except RuntimeError:  # the system has no thread left; mostly nothing hangs
-            self._work(turn)
+        except RuntimeError:  # the system has none left
+            return "there is no thread to ask it"
+        return ""
 
     def _work(self, turn: _Turn[T]) -> None:
         for key in turn.keys:
@@ -74,11 +99,11 @@ class Aside(Generic[T]):
                 turn.began_s = time.monotonic()
         turn.is_done.set()
 
-    def _give_up(self, turn: _Turn[T], patience_s: float) -> bool:
+    def _give_up(self, turn: _Turn[T], patience_s: float, end_s: float) -> bool:
         """Leave the thread behind if its question hangs."""
         with self._lock:
             is_last = len(turn.answers) == len(turn.keys)
-            if is_last or time.monotonic() < turn.began_s + patience_s:
+            if is_last or time.monotonic() < min(turn.began_s + patience_s, end_s):
                 return False
             turn.is_given_up = True
             self._hanging.add(turn.keys[len(turn.answers)])
