@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Phase", "Version"]
 
-LONGEST_TEXT = 4096
+MOST_TEXT_BYTES = 4096
 CUT = "...TRUNCATED"
 """What a longer text about a version ends with, as where TensorFlow Serving cuts."""
 
@@ -27,7 +27,7 @@ class Phase(enum.Enum):
 
     PREPARING = "its files are brought, or it waits for the next attempt"
     QUEUED = "it waits for memory"
-    GRANTED = "there is room for it once versions of its model that are not wanted have gone"
+    GRANTED = "it waits for versions of its model that are not wanted to go"
     LOADING = "it is being loaded"
 
 
@@ -97,7 +97,7 @@ class Version:
         """What keeps it from being loaded."""
         error = self.error or (self.missing if self.incomplete_since is not None else None)
         if error is None:
-            return self.phase.value if self.phase is Phase.QUEUED else ""
+            return self.phase.value if self.phase in (Phase.QUEUED, Phase.GRANTED) else ""
         return error.status
 
     @property
@@ -110,4 +110,7 @@ class Version:
 
 def _cut(text: str) -> str:
     """Errors may quote files and graphs; what is published is kept, and crosses with every change of the table."""
-    return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + CUT
+    encoded = text.encode(errors="replace")
+    if len(encoded) <= MOST_TEXT_BYTES:
+        return text
+    return encoded[: MOST_TEXT_BYTES - len(CUT)].decode(errors="ignore") + CUT
