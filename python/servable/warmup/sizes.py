@@ -14,7 +14,6 @@ MOST_BYTES = 16 << 20
 """A request that takes more is not enlarged, and one that would take more has zeros for values: text that long takes
 several times the memory."""
 
-
 MOST_TENSOR_BYTES = 128 << 20
 """No larger batch is sent: about 200 images of 224 x 224 pixels as floats."""
 
