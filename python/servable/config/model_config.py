@@ -132,7 +132,7 @@ def model_from_json(model: Mapping[str, Any], place: Place | None = None) -> Mod
     return ModelConfig(
         name=name,
         base_path=model.get("base_path", ""),
-        platform=_platform(name, model.get("model_type"), model.get("model_platform"), _at(place, "model_platform")),
+        platform=_platform(name, model.get("model_type"), model.get("model_platform"), place),
         policy=_policy(model.get("model_version_policy", {})),
         labels=model.get("version_labels", {}),
         transition=Transition[options["transition"]] if "transition" in options else None,
@@ -193,14 +193,17 @@ def _policy_json(policy: Policy) -> dict[str, Any]:
     return {"latest": {"num_versions": policy.count}} if policy != Latest() else {}
 
 
-def _platform(name: str, model_type: str | None, platform: str | None, at: str) -> str:
+def _platform(name: str, model_type: str | None, platform: str | None, place: Place | None) -> str:
+    def refusal(reason: str) -> InvalidArgumentError:
+        return InvalidArgumentError(reason + _at(place, "model_platform"))
+
     fields = "ModelServerConfig::model_type (deprecated) {} ModelServerConfig::model_platform, model name is " + name
     if model_type and platform:
-        raise InvalidArgumentError("Illegal setting both " + fields.format("and") + at)
+        raise refusal("Illegal setting both " + fields.format("and"))
     if not model_type and not platform:
-        raise InvalidArgumentError("Illegal setting neither " + fields.format("nor") + at)
+        raise refusal("Illegal setting neither " + fields.format("nor"))
     if model_type and model_type != "TENSORFLOW":
-        raise InvalidArgumentError(f"ModelServerConfig::model_type choice {model_type} not supported.{at}")
+        raise refusal(f"ModelServerConfig::model_type choice {model_type} not supported.")
     return platform or "tensorflow"
 
 
