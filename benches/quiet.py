@@ -33,6 +33,8 @@ PERCENTILES = (50.0, 99.0, 99.9)
 SETTLE_S = 3.0
 READY_WITHIN_S = 300.0
 MEMORY_SWAPS = 50
+POLL_S = 0.05
+"""Between two questions for the states of versions."""
 
 WRITE_MODEL = """
 import sys
@@ -123,13 +125,13 @@ def measure(scratch: Path, megabytes: int, swaps: int, rate: int, memory_swaps: 
         with clients(scratch, rate) as log:
             time.sleep(1.0)  # connections, first runs
             start = time.time()
-            time.sleep(4 * SETTLE_S)
+            watch(4 * SETTLE_S)
             before = Window(start, time.time())
             during, after = [], []
             for _ in range(swaps):
                 during.append(put(source, base, next(versions)))
                 memory.append(resident(pid))
-                time.sleep(SETTLE_S)
+                watch(SETTLE_S)
                 after.append(Window(during[-1].end, time.time()))
         latencies = read(log)
         for _ in range(memory_swaps - swaps):
@@ -241,7 +243,15 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         if time.monotonic() > end:
             raise SystemExit(f"the large model did not get there: {states()}")
-        time.sleep(0.02)
+        time.sleep(POLL_S)
+
+
+def watch(seconds: float) -> None:
+    """Asks for states as often as while a version loads: asking is not what is to be seen in the difference."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        states()
+        time.sleep(POLL_S)
 
 
 def read(log: Path) -> list[tuple[float, float]]:
