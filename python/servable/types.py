@@ -72,8 +72,8 @@ class BatchingSpec:
     """Versions that name the same pool share its threads."""
     threads: int
     """Batches that the pool runs at a time."""
-    most_threads: int = 1
-    """If more, and batching tunes itself: `threads` is what to begin with, and what serves best is learned."""
+    most_threads: int | None = None
+    """`threads` is what to begin with, and what serves best is learned, up to this; None: nothing is learned."""
     max_batch_size: int = 1000
     """Largest request and, unless large ones are split, largest batch."""
     max_execution_batch_size: int = 1000

@@ -15,7 +15,7 @@ use servable_core::batching::{
 pub(crate) struct BatchingSpec {
     pool: String,
     threads: usize,
-    most_threads: usize,
+    most_threads: Option<usize>,
     max_batch_size: usize,
     max_execution_batch_size: usize,
     batch_timeout_us: u64,

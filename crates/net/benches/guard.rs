@@ -236,7 +236,7 @@ fn batching() -> Batching {
     Batching::new(Parameters {
         pool: Arc::from("guard"),
         threads: 1,
-        most_threads: 1,
+        most_threads: None,
         largest_request: BATCH,
         largest_batch: BATCH,
         timeout: Duration::from_secs(60),

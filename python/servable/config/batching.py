@@ -237,14 +237,15 @@ def spec_of(
     pool, threads = _pool(model, platform, own)
     # As many threads as processors would make small batches of what never waits, and leave none to read requests. For
     # some models that is best all the same: it is learned.
-    usual_threads = max(1, platform.processors // 2) if parameters.tunes_itself else platform.processors
+    few_threads = min(platform.processors, max(2, platform.processors // 2))
+    usual_threads = few_threads if parameters.tunes_itself else platform.processors
     size = _max_batch_size(parameters)
     queued = MAX_ENQUEUED_BATCHES if parameters.max_enqueued_batches is None else parameters.max_enqueued_batches
     queued = max(1, queued)
     return BatchingSpec(
         pool=f"{platform.platform}/{pool}",
         threads=threads or usual_threads,
-        most_threads=threads or platform.processors,
+        most_threads=platform.processors if parameters.tunes_itself and not threads else None,
         max_batch_size=size,
         max_execution_batch_size=_max_execution_batch_size(parameters),
         batch_timeout_us=parameters.batch_timeout_micros or 0,

@@ -179,7 +179,7 @@ def test_queues_that_can_be(fields: dict[str, Any]) -> None:
     check_queue(read(**fields))
 
 
-USUAL = BatchingSpec(pool="tensorflow/batch_threads", threads=4, most_threads=4)
+USUAL = BatchingSpec(pool="tensorflow/batch_threads", threads=4)
 
 
 @pytest.mark.parametrize(
@@ -202,23 +202,24 @@ USUAL = BatchingSpec(pool="tensorflow/batch_threads", threads=4, most_threads=4)
         ({"max_enqueued_batches": 3}, {"max_enqueued_batches": 3, "low_priority_max_enqueued_batches": 3}),
         (
             {"num_batch_threads": 9, "thread_pool_name": "mine"},
-            {"pool": "tensorflow/mine", "threads": 9, "most_threads": 9},
+            {"pool": "tensorflow/mine", "threads": 9},
         ),
         ({"thread_pool_name": ""}, {}),
         (
             {"allowed_batch_sizes": [4, 1000], "pad_variable_length_inputs": True},
             {"allowed_batch_sizes": (4, 1000), "pad_variable_length_inputs": True},
         ),
-        ({"servable": {"max_batch_size": "AUTO"}}, {"self_tuning": True, "fallback": True, "threads": 2}),
+        ({"servable": {"max_batch_size": "AUTO"}}, {"self_tuning": True, "fallback": True, "threads": 2, "most_threads": 4}),
         (
             {"servable": {"max_batch_size": "AUTO"}, "num_batch_threads": 3},
-            {"self_tuning": True, "fallback": True, "threads": 3, "most_threads": 3},
+            {"self_tuning": True, "fallback": True, "threads": 3},
         ),
         (
             {"servable": {"latency_slo_ms": 20}, "max_batch_size": 64},
             {
                 "self_tuning": True,
                 "threads": 2,
+                "most_threads": 4,
                 "fallback": True,
                 "latency_slo_ms": 20.0,
                 "max_batch_size": 64,

@@ -5,11 +5,15 @@ use std::time::{Duration, Instant};
 
 /// A span lasts for so many batches, and for so many times as long as a request takes, within bounds.
 const BATCHES: u32 = 20;
+/// Batches at its begin that do not count: they serve what those before have left waiting.
+const SETTLING: u32 = 10;
 const TIMES_A_REQUEST: u32 = 20;
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONG: Duration = Duration::from_secs(2);
 /// Nothing is learned from a span that is longer, since little comes in, or batches take seconds.
 const LONGEST: Duration = Duration::from_secs(30);
+/// A span begins anew after a pause of so many times as long as a request takes.
+const PAUSE: u32 = 20;
 /// Another number is tried if it made a difference to so many of the requests: those that found no free place.
 const CONTENDED: f64 = 0.25;
 /// What a number has to gain to be worth a change, as the logarithm of `Span::power`.
@@ -17,8 +21,10 @@ const WORTHWHILE: f64 = 0.05;
 /// Comparisons before a trial may end, and those after which it does.
 const FEWEST: u32 = 4;
 const MOST: u32 = 12;
-/// A loss that ends a trial after two comparisons; or at once, as soon as a few batches have run, if requests take twice as
-/// long besides: what piles up while too few batches run has to be served afterwards.
+/// A mean gain that ends a trial after so many comparisons: a trial costs those who come meanwhile, and is repeated.
+const POOR: [f64; 3] = [f64::NEG_INFINITY, -0.2, 0.0];
+/// A loss that ends it as soon as a few batches have run, if requests take twice as long besides: what piles up while too few
+/// batches run has to be served afterwards.
 const SEVERE: f64 = -0.2;
 const FEW_BATCHES: u32 = 5;
 const MUCH_LONGER: u32 = 2;
@@ -75,6 +81,9 @@ struct Pause {
 #[derive(Debug)]
 struct Span {
     begin: Instant,
+    /// When the last batch had run.
+    last: Instant,
+    is_settled: bool,
     batches: u32,
     requests: u32,
     /// Of all requests together, from joining to their answers.
@@ -136,6 +145,13 @@ impl Concurrency {
             self.span = Some(Span::from(now));
             return;
         };
+        let is_pause = now.saturating_duration_since(span.last) > span.mean_took().saturating_mul(PAUSE).max(SHORTEST);
+        span.last = now;
+        if span.is_settled && is_pause {
+            // Nobody has come for a while: what is seen says more about the load than about the number.
+            self.span = Some(Span::from(now));
+            return;
+        }
         if now.saturating_duration_since(span.begin) > LONGEST {
             self.trial = None;
             self.span = Some(Span::from(now));
@@ -152,7 +168,10 @@ impl Concurrency {
             self.pauses[trial.direction as usize].double(now);
             self.trial = None;
             self.span = Some(Span::from(now));
-        } else if span.is_over(now)
+        } else if !span.is_settled && span.batches >= SETTLING {
+            self.span = Some(Span { is_settled: true, ..Span::from(now) });
+        } else if span.is_settled
+            && span.is_over(now)
             && let Some(span) = self.span.replace(Span::from(now))
         {
             self.learn(&span, now);
@@ -235,7 +254,17 @@ impl Pause {
 impl Span {
     fn from(begin: Instant) -> Self {
         let took = Duration::ZERO;
-        Self { begin, batches: 0, requests: 0, took, joined: 0, found_full: 0, found_half_full: 0 }
+        Self {
+            begin,
+            last: begin,
+            is_settled: false,
+            batches: 0,
+            requests: 0,
+            took,
+            joined: 0,
+            found_full: 0,
+            found_half_full: 0,
+        }
     }
 
     fn mean_took(&self) -> Duration {
@@ -274,8 +303,11 @@ impl Gains {
     }
 
     fn verdict(&self) -> Verdict {
+        if self.mean < POOR[(self.count as usize).min(POOR.len() - 1)] {
+            return Verdict::NoBetter;
+        }
         if self.count < FEWEST {
-            return if self.count > 1 && self.mean < SEVERE { Verdict::NoBetter } else { Verdict::Unclear };
+            return Verdict::Unclear;
         }
         let count = f64::from(self.count);
         let margin = CLEAR * (self.squares / (count - 1.0) / count).sqrt();
@@ -439,6 +471,16 @@ mod tests {
         let mut scene = Scene::new(2, 16);
         assert_eq!(scene.serve(60.0, |number| saturated(number as f64), false), 2);
         assert!(scene.with.iter().enumerate().all(|(number, seconds)| number == 2 || *seconds == 0.0));
+    }
+
+    #[test]
+    fn pauses_do_not_count() {
+        let mut scene = Scene::new(1, 2);
+        for _ in 0..60 {
+            scene.serve(2.0, |number| saturated(number as f64), true);
+            scene.now += Duration::from_secs(5);
+        }
+        assert_eq!(scene.concurrency.usual, 2);
     }
 
     #[test]

@@ -154,6 +154,8 @@ pub(super) struct Rules<'a> {
     /// Rows that make a batch full.
     pub(super) limit: usize,
     pub(super) timeout: Duration,
+    /// A batch that is not full is not cut earlier, unless for a deadline.
+    pub(super) not_before: Option<Instant>,
     /// Nothing waits any more.
     pub(super) closing: bool,
     /// How long a batch of so many rows runs, as far as that is known.
@@ -206,7 +208,8 @@ fn head(waiting: impl Iterator<Item = Waiting>, rules: &Rules<'_>, limit: usize,
         head.rows += one.rows;
         // Requests wait in the order in which they came: the first one's time is up first.
         if head.count == 1 && one.since.checked_add(timeout).is_some() {
-            sooner(one.since + timeout, if timeout.is_zero() { Reason::Idle } else { Reason::Timeout }, &mut head);
+            let due = rules.not_before.map_or(one.since + timeout, |moment| moment.max(one.since + timeout));
+            sooner(due, if timeout.is_zero() { Reason::Idle } else { Reason::Timeout }, &mut head);
         }
         // One that could not be met from the beginning hurries nobody.
         let own = one.deadline.filter(|deadline| {
@@ -367,7 +370,8 @@ mod tests {
         };
         let (high, low) = (waiting(high), waiting(low));
         let limit = parameters.largest_batch;
-        let rules = Rules { parameters, limit, timeout: parameters.timeout, closing: false, run_time };
+        let rules =
+            Rules { parameters, limit, timeout: parameters.timeout, not_before: None, closing: false, run_time };
         let now = start + Duration::from_millis(after_ms);
         cut(high.iter().copied(), low.iter().copied(), &rules, now)
     }

@@ -9,6 +9,7 @@
 //! `decide` has the decisions, `tuning` and `concurrency` what is learned, all as functions of values; `merge` has the
 //! tensors.
 
+mod arrivals;
 mod batch;
 mod concurrency;
 mod decide;

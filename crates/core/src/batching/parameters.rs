@@ -10,8 +10,8 @@ pub struct Parameters {
     pub pool: Arc<str>,
     /// Batches that the pool runs at a time.
     pub threads: usize,
-    /// If more, what `threads` is to be between one and this is learned, where the queue has a pool of its own.
-    pub most_threads: usize,
+    /// If there is one, `threads` is what a pool of one queue begins with, and what serves best is learned, up to this.
+    pub most_threads: Option<usize>,
     pub largest_request: usize,
     /// The largest batch that is run, which is also what large requests are split into.
     pub largest_batch: usize,
@@ -82,7 +82,7 @@ impl Parameters {
         Self {
             pool: Arc::from("p"),
             threads: 1,
-            most_threads: 1,
+            most_threads: None,
             largest_request: rows,
             largest_batch: rows,
             timeout,

@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use super::batch::{Batch, Observer};
 use super::concurrency::Concurrency;
 use super::parameters::Parameters;
-use super::queue::{Found, Queue};
+use super::queue::{Found, Queue, Slots};
 use crate::pace::Stage;
 
 /// The moment, by the clock that tests can stop.
@@ -54,7 +54,7 @@ impl Scheduler {
     /// A pool for one queue. How many threads serve that best may be learned.
     pub(super) fn own_pool(&self, parameters: &Parameters) -> Arc<Pool> {
         let Parameters { threads, most_threads, .. } = *parameters;
-        self.new_pool(threads, (most_threads > threads).then(|| Concurrency::new(threads, most_threads, now())))
+        self.new_pool(threads, most_threads.map(|most| Concurrency::new(threads, most, now())))
     }
 
     fn new_pool(&self, size: usize, learned: Option<Concurrency>) -> Arc<Pool> {
@@ -121,11 +121,12 @@ impl Pool {
         if !state.has_free_thread() {
             return None; // whoever is done next looks
         }
+        let slots = Slots { all: state.size(), free: state.size().saturating_sub(state.in_use) };
         let mut soonest: Option<Instant> = None;
         for _ in 0..state.active.len() {
             let queue = state.active.pop_front()?;
             let mut waiting = locked(&queue.state);
-            match waiting.next(&queue, now) {
+            match waiting.next(&queue, slots, now) {
                 Found::Batch { tasks, target, limit, reason } => {
                     let has_more = !waiting.is_empty();
                     waiting.is_active = has_more;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
+use super::arrivals::{Load, Returns};
 use super::batch::Times;
 use super::decide::{Backlog, Decision, Reason, Rules, Waiting, admit, admit_low, cut};
 use super::parameters::{Mode, Parameters};
@@ -89,7 +90,19 @@ pub(super) struct QueueState {
     /// At how many rows batches are cut.
     pub(super) sizes: Sizes,
     pub(super) times: RunTimes,
+    /// Of requests that are not of low priority.
+    load: Load,
+    returns: Returns,
+    /// In batches that are running.
+    running_rows: usize,
     pub(super) counters: Counters,
+}
+
+/// Batches that its pool may run at a time, and how many more than now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slots {
+    pub(super) all: usize,
+    pub(super) free: usize,
 }
 
 pub(super) enum Found {
@@ -116,6 +129,9 @@ impl QueueState {
             is_closing,
             sizes: Sizes::all(limit),
             times: RunTimes::default(),
+            load: Load::default(),
+            returns: Returns::default(),
+            running_rows: 0,
             counters: Counters::default(),
         }
     }
@@ -130,6 +146,7 @@ impl QueueState {
         limit: usize,
         times: Option<Times>,
     ) {
+        self.running_rows = self.running_rows.saturating_sub(rows);
         let counters = &mut self.counters;
         counters.batches += 1;
         counters.batched_rows += rows as u64;
@@ -147,6 +164,7 @@ impl QueueState {
         counters.run.note(times.run);
         counters.split.note(times.split);
         self.times.record(padded_rows, times.run, now());
+        self.returns.answered(rows, times.run, now());
         let parameters = &queue.parameters;
         if let Mode::SelfTuning { objective } = parameters.mode {
             let sizes = self.times.sizes(objective, parameters.largest_batch, &parameters.allowed, now());
@@ -154,15 +172,30 @@ impl QueueState {
         }
     }
 
-    /// Rows that the next batch is cut at.
-    fn size(&self, queue: &Queue, now: Instant) -> usize {
+    /// Rows that the next batch is cut at, if so many wait and so many batches may run.
+    fn size(&self, queue: &Queue, waiting: usize, slots: Slots, now: Instant) -> usize {
         match queue.parameters.mode {
             Mode::Fixed => self.sizes.usual,
             Mode::SelfTuning { .. } => {
-                let size = self.times.size_for(self.high_rows, self.sizes, now);
-                queue.parameters.allowed_part(size)
+                let load = self.load(waiting, now);
+                let size = self.times.size_for(waiting, slots.free, load, self.sizes, now);
+                let taken = size.min(waiting);
+                let balanced = self.times.balanced(taken, self.running_rows, slots.all);
+                queue.parameters.allowed_part(if balanced < taken { balanced } else { size })
             }
         }
+    }
+
+    /// Rows that come in a second.
+    fn load(&self, rows: usize, now: Instant) -> f64 {
+        self.load.per_s(self.times.expected(rows).unwrap_or_default(), now)
+    }
+
+    /// Until when a batch that could run waits for those who are about to join it, where batching tunes itself.
+    fn gathers_until(&self, queue: &Queue, slots: Slots, now: Instant) -> Option<Instant> {
+        let Mode::SelfTuning { .. } = queue.parameters.mode else { return None };
+        let (coming, until) = self.returns.awaited()?;
+        (until > now && self.size(queue, self.high_rows + coming, slots, now) > self.high_rows).then_some(until)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -173,15 +206,16 @@ impl QueueState {
         self.high.iter().chain(&self.low).map(|task| task.rows).sum()
     }
 
-    /// The next batch of requests that somebody waits for, if it is time.
-    pub(super) fn next(&mut self, queue: &Queue, now: Instant) -> Found {
+    /// The next batch of requests that somebody waits for, if it is time; so many may run now.
+    pub(super) fn next(&mut self, queue: &Queue, slots: Slots, now: Instant) -> Found {
         while !self.is_empty() {
             let run_time = |rows| self.times.expected(rows);
-            let limit = self.size(queue, now);
+            let limit = self.size(queue, self.high_rows, slots, now);
             let rules = Rules {
                 parameters: &queue.parameters,
                 limit,
                 timeout: queue.timeout(),
+                not_before: self.gathers_until(queue, slots, now),
                 closing: self.is_closing,
                 run_time: &run_time,
             };
@@ -193,6 +227,7 @@ impl QueueState {
             let mut tasks: Vec<Task> = self.high.drain(..high).collect();
             tasks.extend(self.low.drain(..low));
             self.count_anew();
+            self.load.count(self.times.expected(self.high_rows).unwrap_or_default(), now);
             let cut_rows: usize = tasks.iter().map(|task| task.rows).sum();
             tasks = tasks.into_iter().filter_map(|task| self.alive(task, now)).collect();
             if tasks.is_empty() {
@@ -203,6 +238,7 @@ impl QueueState {
             for task in &tasks {
                 task.has_begun.store(true, Ordering::Release);
             }
+            self.running_rows = rows + if slots.free < slots.all { self.running_rows } else { 0 };
             self.counters.cut(reason);
             return Found::Batch { tasks, target, limit, reason };
         }
@@ -328,6 +364,8 @@ impl Queue {
                 state.low.push_back(task);
             } else {
                 state.high_rows += task.rows;
+                state.load.joined(task.rows, task.since);
+                state.returns.joined(task.rows, task.since);
                 state.backlog = state.backlog.with(task.rows, state.sizes.usual);
                 state.high.push_back(task);
             }
@@ -359,7 +397,7 @@ impl Queue {
             counters: state.counters.clone(),
             sizes: state.times.report(),
             queued_rows: state.rows(),
-            limit: state.size(self, now()),
+            limit: state.size(self, state.high_rows, Slots { all: batches_at_once, free: batches_at_once }, now()),
             timeout: self.timeout(),
             batches_at_once,
         }

@@ -17,6 +17,8 @@ const BATCHES_TO_WAIT_FOR: f64 = 2.0;
 const DEVIATIONS: f64 = 3.0;
 /// A larger size has to bring so much more throughput to be worth its latency.
 const WORTHWHILE: f64 = 1.03;
+/// What it has to bring to part requests that could run together.
+const WORTH_PARTING: f64 = 1.1;
 /// Time that a size is reckoned to take that is not known, as a multiple of that of the next smaller class.
 const GROWTH: f64 = 2.0;
 /// Sizes without gain that are tried before larger ones are taken to bring none either.
@@ -117,13 +119,23 @@ impl RunTimes {
         class.deviation_s += weight * (off - class.deviation_s);
     }
 
-    /// How long a batch of so many rows runs, on average. What is not known is reckoned from the nearest size that is:
-    /// twice the rows take twice the time, half the rows as long.
+    /// How long a batch of so many rows runs, on average. What lies between two sizes that are known is reckoned from both;
+    /// beyond them, twice the rows take twice the time, and half the rows as long.
     pub(super) fn expected(&self, rows: usize) -> Option<Duration> {
-        let class = class_of(rows);
-        let smaller = self.classes[..=class].iter().rev().find(|known| known.runs > 0);
-        let known = smaller.or_else(|| self.classes[class..].iter().find(|known| known.runs > 0))?;
-        Duration::try_from_secs_f64(known.mean_s * (rows as f64 / known.mean_rows).max(1.0)).ok()
+        let rows = rows as f64;
+        let known = || self.classes.iter().filter(|known| known.runs > 0);
+        let smaller = known().rfind(|known| known.mean_rows <= rows);
+        let larger = known().find(|known| known.mean_rows > rows);
+        let run_s = match (smaller, larger) {
+            (Some(smaller), Some(larger)) => {
+                let share = (rows - smaller.mean_rows) / (larger.mean_rows - smaller.mean_rows);
+                smaller.mean_s + share * (larger.mean_s - smaller.mean_s)
+            }
+            (Some(smaller), None) => smaller.mean_s * rows / smaller.mean_rows,
+            (None, Some(larger)) => larger.mean_s,
+            (None, None) => return None,
+        };
+        Duration::try_from_secs_f64(run_s).ok()
     }
 
     /// How long so many rows take at the best rate that is known; no time while little is known.
@@ -146,29 +158,45 @@ impl RunTimes {
         Sizes { usual, greatest, patience_rows }
     }
 
-    /// The size for so many waiting rows: the one that serves all of them soonest, as far as that is known; the usual one
-    /// unless another is clearly better. Once they cannot be served in time any more, what serves most rows, and may have
-    /// to be found out.
-    pub(super) fn size_for(&self, waiting: usize, sizes: Sizes, now: Instant) -> usize {
-        if waiting <= sizes.usual {
-            return sizes.usual;
-        }
+    /// The size for so many waiting rows, while so many batches may run: the one with which all together wait least, as far as
+    /// that is known, those who come meanwhile among them; the usual one unless another is clearly better. Once they cannot
+    /// be served in time any more, what serves most rows, and may have to be found out.
+    pub(super) fn size_for(&self, waiting: usize, free: usize, load: f64, sizes: Sizes, now: Instant) -> usize {
         if waiting > sizes.patience_rows {
             return sizes.greatest;
         }
-        let time_s = |rows: usize| {
-            let batches = waiting.div_ceil(rows.max(1)) as f64;
-            self.expected(rows).map_or(f64::INFINITY, |time| time.as_secs_f64() * batches)
+        // Without another size: how long so many take together is found out by letting them.
+        let together = waiting.min(sizes.usual);
+        if !self.known(now).any(|(index, _)| index == class_of(together)) {
+            return sizes.usual;
+        }
+        let wait_s = |rows: usize| {
+            let turns = waiting.div_ceil(rows.max(1)).div_ceil(free.max(1)) as f64;
+            let run_s = self.expected(rows).map_or(f64::INFINITY, |time| time.as_secs_f64());
+            let all_s = run_s * turns;
+            waiting as f64 * f64::midpoint(run_s, all_s) + load * all_s * all_s / 2.0
         };
-        let (mut best, mut best_s) = (sizes.usual, time_s(sizes.usual) / WORTHWHILE);
+        let (mut best, mut best_s) = (sizes.usual, wait_s(together));
         for (index, _) in self.known(now) {
             let rows = largest_of(index).min(waiting).min(sizes.greatest);
-            let time_s = time_s(rows);
-            if rows > best && time_s < best_s {
-                (best, best_s) = (rows, time_s);
+            let worthwhile = if rows < together { WORTH_PARTING } else { WORTHWHILE };
+            let wait_s = wait_s(rows) * if best == sizes.usual { worthwhile } else { 1.0 };
+            if rows != together && wait_s < best_s {
+                (best, best_s) = (rows, wait_s);
             }
         }
         best
+    }
+
+    /// How many of the rows that a batch may take it leaves to the next one, if others are running: as many as make both alike,
+    /// where those that go gain more than those that stay lose. Otherwise a large batch and small ones beside it would take
+    /// turns for ever.
+    pub(super) fn balanced(&self, rows: usize, running: usize, batches: usize) -> usize {
+        let share = (rows + running).div_ceil(batches.max(1)).max(1);
+        let run_s = |rows: usize| self.expected(rows).map_or(0.0, |time| time.as_secs_f64());
+        let gain = share as f64 * (run_s(rows) - run_s(share));
+        let loss = rows.saturating_sub(share) as f64 * run_s(running) / 2.0;
+        if running > 0 && share < rows && gain > loss { share } else { rows }
     }
 
     /// The classes that have been seen of late; where there are none, those that have been seen at all.
@@ -294,12 +322,52 @@ mod tests {
         let (times, now) = learned(&SIZES, |rows| 1000 + 100 * rows as u64);
         let sizes = times.sizes(Some(Duration::from_millis(3)), 1000, &[], now);
         assert!(sizes.usual < 8 && sizes.greatest == 511, "{sizes:?}");
-        let size_for = |waiting| times.size_for(waiting, sizes, now);
+        let size_for = |waiting| times.size_for(waiting, 1, 0.0, sizes, now);
         assert_eq!(size_for(3), sizes.usual);
         assert_eq!((size_for(8), size_for(1000)), (8, sizes.greatest), "two batches of the usual size take longer");
         let (times, now) = learned(&SIZES, |rows| 100 * rows as u64);
         let sizes = times.sizes(Some(Duration::from_millis(3)), 1000, &[], now);
-        assert_eq!(times.size_for(16, sizes, now), sizes.usual, "a larger size brings nothing");
+        assert_eq!(times.size_for(16, 1, 0.0, sizes, now), sizes.usual, "a larger size brings nothing");
+    }
+
+    /// One row in 5 ms, and any number from two on in 15 ms or a little more.
+    fn learned_of_a_network() -> (RunTimes, Instant, Sizes) {
+        let (times, now) = learned(&SIZES, |rows| if rows == 1 { 5_000 } else { 15_000 + 100 * rows as u64 });
+        let sizes = times.sizes(None, 1000, &[], now);
+        (times, now, sizes)
+    }
+
+    #[test]
+    fn requests_are_joined_where_all_together_wait_less() {
+        let (times, now, sizes) = learned_of_a_network();
+        let cases = [
+            ("one after the other is sooner", 2, 1, 50.0, 1),
+            ("for three, too", 3, 1, 50.0, 1),
+            ("not for many", 8, 1, 50.0, sizes.usual),
+            ("those who come meanwhile would wait", 4, 1, 1000.0, sizes.usual),
+            ("two at a time", 2, 2, 1000.0, 1),
+            ("and two more after them", 4, 2, 50.0, 1),
+        ];
+        for (what, waiting, free, load, size) in cases {
+            assert_eq!(times.size_for(waiting, free, load, sizes, now), size, "{what}");
+        }
+        let (times, now) = learned(&SIZES, |_| 1000);
+        let sizes = times.sizes(None, 1000, &[], now);
+        assert_eq!(times.size_for(2, 2, 0.0, sizes, now), sizes.usual, "both on their own bring nothing");
+        let (times, now) = learned(&[1], |_| 1000);
+        let sizes = times.sizes(None, 1000, &[], now);
+        assert_eq!(times.size_for(2, 1, 0.0, sizes, now), sizes.usual, "it has to be found out");
+    }
+
+    #[test]
+    fn a_large_batch_and_small_ones_become_alike() {
+        let (times, _) = learned(&SIZES, |rows| 1000 + 100 * rows as u64);
+        assert_eq!(times.balanced(56, 8, 2), 32);
+        assert_eq!(times.balanced(56, 0, 2), 56, "nothing else is running");
+        assert_eq!(times.balanced(30, 34, 2), 30, "it is the smaller one");
+        assert_eq!(times.balanced(56, 8, 1), 56);
+        let (times, _) = learned(&SIZES, |_| 1000);
+        assert_eq!(times.balanced(56, 8, 2), 56, "nobody gains");
     }
 
     #[test]
