@@ -221,7 +221,8 @@ def measure(model: Model, servers: Sequence[Candidate], plan: Plan, scratch: Pat
                 print(f"{model.name}: round {number + 1} of {plan.rounds} done", file=sys.stderr)
             return [Row(model.name, name, load, middle(seen), tuple(seen)) for (name, load), seen in turns.items()]
 
-        closed = take_turns([ALONE, SATURATED])
+        # The goal for one in flight is a matter of a few percent, which a turn or two do not tell.
+        closed = take_turns([ALONE, ALONE, ALONE, SATURATED])
         greatest = find(closed, model.name, SELF_TUNED, SATURATED).requests_per_s
         return closed + take_turns([Open(share, share * greatest) for share in plan.shares])
 

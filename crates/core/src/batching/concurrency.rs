@@ -23,11 +23,11 @@ const FEWEST: u32 = 4;
 const MOST: u32 = 12;
 /// A mean gain that ends a trial after so many comparisons: a trial costs those who come meanwhile, and is repeated.
 const POOR: [f64; 3] = [f64::NEG_INFINITY, -0.2, 0.0];
-/// A loss that ends it as soon as a few batches have run, if requests take twice as long besides: what piles up while too few
+/// A loss that ends it as soon as a few batches have run, if requests take so much longer besides: what piles up while too few
 /// batches run has to be served afterwards.
 const SEVERE: f64 = -0.2;
 const FEW_BATCHES: u32 = 5;
-const MUCH_LONGER: u32 = 2;
+const MUCH_LONGER: f64 = 1.25;
 /// Nothing is compared with two spans of the usual number that differ by more.
 const STEADY: f64 = 0.5;
 /// Standard errors by which a gain has to be clear.
@@ -35,7 +35,7 @@ const CLEAR: f64 = 2.0;
 /// Comparisons that came to nothing since the load has changed, before a trial ends.
 const MOST_UNSTEADY: u32 = 3;
 /// Between two trials: so long at first, twice as long after each one in vain, up to so long.
-const SHORT_PAUSE: Duration = Duration::from_secs(1);
+const SHORT_PAUSE: Duration = Duration::from_secs(4);
 const LONG_PAUSE: Duration = Duration::from_secs(1024);
 /// Before what has just been left is tried again.
 const RETURN_PAUSE: Duration = Duration::from_secs(30);
@@ -227,7 +227,7 @@ impl Trial {
     fn is_hopeless(&self, span: &Span, now: Instant) -> bool {
         self.during.is_none()
             && span.batches >= FEW_BATCHES
-            && span.mean_took() > self.took * MUCH_LONGER
+            && span.mean_took() > self.took.mul_f64(MUCH_LONGER)
             && span.power(now) < self.before + SEVERE
     }
 }
