@@ -209,7 +209,10 @@ USUAL = BatchingSpec(pool="tensorflow/batch_threads", threads=4)
             {"allowed_batch_sizes": [4, 1000], "pad_variable_length_inputs": True},
             {"allowed_batch_sizes": (4, 1000), "pad_variable_length_inputs": True},
         ),
-        ({"servable": {"max_batch_size": "AUTO"}}, {"self_tuning": True, "fallback": True, "threads": 2, "most_threads": 4}),
+        (
+            {"servable": {"max_batch_size": "AUTO"}},
+            {"self_tuning": True, "fallback": True, "threads": 2, "most_threads": 4},
+        ),
         (
             {"servable": {"max_batch_size": "AUTO"}, "num_batch_threads": 3},
             {"self_tuning": True, "fallback": True, "threads": 3},
