@@ -326,9 +326,14 @@ def test_a_hangup_has_the_configuration_file_read_again(tmp_path: Path) -> None:
 
 def test_a_hangup_ends_a_server_that_has_no_file_to_read(tmp_path: Path) -> None:
     flags = [f"--model_base_path={HALF_PLUS_TWO}"]
-    with ServerProcess(flags, tmp_path / "log") as server:
-        server.wait_ready().signal(signal.SIGHUP)
-        assert server.exit_code() == -signal.SIGHUP
+    # What nohup makes its children ignore, theirs ignore too.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with ServerProcess(flags, tmp_path / "log") as server:
+            server.wait_ready().signal(signal.SIGHUP)
+            assert server.exit_code() == -signal.SIGHUP
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def caught(pid: int) -> set[int]:

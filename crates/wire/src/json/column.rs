@@ -60,7 +60,8 @@ impl Leaves {
                 let value = if let Some(decimal) = Decimal::read(scanner.rest()) {
                     scanner.advance(decimal.length);
                     decimal.$read()
-                } else if let Some(value) = unusual_real(text, scanner) {
+                } else if let Some((value, length)) = unusual_real(text, scanner.clone()) {
+                    scanner.advance(length);
                     value as $type
                 } else {
                     return false;
@@ -119,18 +120,18 @@ impl Leaves {
     }
 }
 
-/// The number that comes next. In text that nobody has looked at before, none of those that are not finite.
+/// The number that comes next, and its length. In text that nobody has looked at before, none of those that are not finite.
+// The scanner is a copy: one that is lent could not be kept in registers.
 #[cold]
-fn unusual_real(text: Text, scanner: &mut Scanner<'_>) -> Option<f64> {
+fn unusual_real(text: Text, mut scanner: Scanner<'_>) -> Option<(f64, usize)> {
     let mut number = scanner.rest();
     if text == Text::Unseen {
-        let mut ahead = scanner.clone();
-        ahead.number().ok()?;
-        number = ahead.since(scanner.at());
+        let start = scanner.at();
+        scanner.number().ok()?;
+        number = scanner.since(start);
     }
     let (value, length) = number::real(number)?;
-    scanner.advance(length);
-    (text == Text::Valid || value.is_finite()).then_some(value)
+    (text == Text::Valid || value.is_finite()).then_some((value, length))
 }
 
 /// Whether text is known to be JSON.

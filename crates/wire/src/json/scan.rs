@@ -87,8 +87,9 @@ impl<'a> Scanner<'a> {
         self.at
     }
 
+    #[inline]
     pub(super) fn rest(&self) -> &'a [u8] {
-        self.text.get(self.at..).unwrap_or_default()
+        self.text.split_at_checked(self.at).map_or(&[], |(_, rest)| rest)
     }
 
     pub(super) fn since(&self, start: usize) -> &'a [u8] {
@@ -129,12 +130,29 @@ impl<'a> Scanner<'a> {
     /// Steps over a comma, and the blanks around it, if one comes next.
     #[inline]
     pub(super) fn comma(&mut self) -> bool {
+        // As most writers have it: a blank after the comma, or none.
+        match self.next() {
+            Some([b',', b' ', next]) if *next > b' ' => self.at += 2,
+            Some([b',', next, _]) if *next > b' ' => self.at += 1,
+            Some([b']', ..]) => return false,
+            _ => return self.any_comma(),
+        }
+        true
+    }
+
+    fn any_comma(&mut self) -> bool {
         self.whitespace();
         let taken = self.take(b',');
         if taken {
             self.whitespace();
         }
         taken
+    }
+
+    /// The next bytes, if there are so many.
+    #[inline]
+    pub(super) fn next<const COUNT: usize>(&self) -> Option<&'a [u8; COUNT]> {
+        self.text.get(self.at..)?.first_chunk()
     }
 
     fn error<T>(&self, reason: Reason) -> Scanned<T> {

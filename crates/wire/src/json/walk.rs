@@ -23,9 +23,9 @@ const OPEN: i64 = -1;
 /// The shape that the values so far agree on; every further value must agree too.
 #[derive(Debug, Default)]
 pub(super) struct Outline {
+    /// As many as lists are in one another, from the first value on.
     sizes: Sizes,
-    /// Known from the first leaf, or the first list without elements, on.
-    rank: Option<usize>,
+    has_values: bool,
     leaves: usize,
 }
 
@@ -36,87 +36,83 @@ impl Outline {
 
     /// Reads one value. `leaf` reads what is no list, and says whether it could. If this could not, the scanner has not moved.
     // The place in the text is kept in a register: a local scanner, and one call of `leaf`, so that it is inlined.
-    #[inline]
+    #[inline(never)]
     pub(super) fn walk<'a>(
         &mut self,
         scanner: &mut Scanner<'a>,
         max_leaves: usize,
         mut leaf: impl FnMut(&mut Scanner<'a>) -> bool,
     ) -> Result<(), Stop> {
+        if !self.has_values {
+            self.sizes.resize(opening_brackets(scanner), OPEN);
+            self.has_values = true;
+        }
+        if self.sizes.len() > MAX_RANK {
+            return Err(Stop::Misfit);
+        }
         let mut text = scanner.clone();
-        // Elements so far of each list that is open.
+        // Elements so far of each list that is open, but for those that have leaves.
         let mut counts: SmallVec<[i64; 8]> = SmallVec::new();
+        let innermost = self.sizes.len().checked_sub(1);
         loop {
-            let level = counts.len();
-            if text.peek() == b'[' {
-                self.enter(level)?;
-                text.advance(1);
-                text.whitespace();
-                if !text.take(b']') {
-                    counts.push(0);
-                    continue;
-                }
-                self.has_rank(level + 1)?;
-                self.leave(level, 0)?;
-            } else {
-                self.has_rank(level)?;
+            while counts.len() < innermost.unwrap_or(0) {
+                open(&mut text)?;
+                counts.push(0);
+            }
+            // All lists of leaves that follow one another.
+            let mut lists = 0;
+            loop {
+                let room = max_leaves - self.leaves;
                 let mut read = 0;
-                loop {
-                    if self.leaves + read == max_leaves {
+                let mut ends = innermost.is_some() && {
+                    open(&mut text)?;
+                    text.peek() == b']'
+                };
+                while !ends {
+                    if read == room {
                         return Err(Stop::TooMany);
                     }
                     if !leaf(&mut text) {
                         return Err(Stop::Misfit);
                     }
                     read += 1;
-                    if level == 0 || !text.comma() {
-                        break;
-                    }
+                    ends = innermost.is_none() || !text.comma();
                 }
                 self.leaves += read;
-                if let Some(count) = counts.last_mut() {
-                    *count += read as i64 - 1;
-                }
-            }
-            loop {
-                let Some(count) = counts.last_mut() else {
+                let Some(level) = innermost else {
                     *scanner = text;
                     return Ok(());
                 };
-                *count += 1;
+                self.close(&mut text, level, read as i64)?;
+                lists += 1;
+                if level == 0 || !text.comma() {
+                    break;
+                }
+            }
+            if let Some(count) = counts.last_mut() {
+                *count += lists;
+            }
+            loop {
+                let Some(count) = counts.pop() else {
+                    *scanner = text;
+                    return Ok(());
+                };
+                self.close(&mut text, counts.len(), count)?;
+                let Some(outer) = counts.last_mut() else { continue };
+                *outer += 1;
                 if text.comma() {
                     break;
                 }
-                if !text.take(b']') {
-                    return Err(Stop::Misfit);
-                }
-                let count = *count;
-                counts.truncate(counts.len() - 1);
-                self.leave(counts.len(), count)?;
             }
         }
     }
 
-    /// All leaves, and all lists without elements, are at the same level.
-    fn has_rank(&mut self, rank: usize) -> Result<(), Stop> {
-        if *self.rank.get_or_insert(rank) == rank { Ok(()) } else { Err(Stop::Misfit) }
-    }
-
-    /// A list opens at `level`.
-    fn enter(&mut self, level: usize) -> Result<(), Stop> {
-        match self.rank {
-            Some(rank) if level >= rank => Err(Stop::Misfit),
-            None if level == MAX_RANK => Err(Stop::Misfit),
-            None => {
-                self.sizes.push(OPEN);
-                Ok(())
-            }
-            Some(_) => Ok(()),
+    /// A list of so many elements ends at `level`.
+    #[inline]
+    fn close(&mut self, text: &mut Scanner<'_>, level: usize, count: i64) -> Result<(), Stop> {
+        if !text.take(b']') {
+            return Err(Stop::Misfit);
         }
-    }
-
-    /// A list closes at `level`.
-    fn leave(&mut self, level: usize, count: i64) -> Result<(), Stop> {
         match self.sizes.get_mut(level) {
             Some(size) if *size == OPEN => {
                 *size = count;
@@ -126,6 +122,23 @@ impl Outline {
             _ => Err(Stop::Misfit),
         }
     }
+}
+
+/// Steps into a list.
+#[inline]
+fn open(text: &mut Scanner<'_>) -> Result<(), Stop> {
+    if !text.take(b'[') {
+        return Err(Stop::Misfit);
+    }
+    text.whitespace();
+    Ok(())
+}
+
+/// How many lists begin here, each with the next one, which is how deep all leaves are if they are all as deep as the first;
+/// no more are counted than are one too many.
+fn opening_brackets(scanner: &Scanner<'_>) -> usize {
+    let mut text = scanner.clone();
+    (0..=MAX_RANK).take_while(|_| open(&mut text).is_ok()).count()
 }
 
 #[cfg(test)]
