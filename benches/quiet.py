@@ -5,7 +5,9 @@
 A client sends requests to half_plus_two at a fixed rate, whatever happens to the answers (open loop). Meanwhile a new
 version of a large model is put into its folder, again and again: it is loaded, takes over, and the old one is unloaded.
 The requests that were sent between the moment a version appeared and the moment the old one had gone are `during`, the
-others `before` (the first version) and `after` (in between). Needs Linux, `h2load` (Debian's nghttp2-client) and
+others `before` (the first version) and `after` (in between). `beside a loop` is the yardstick: nothing is loaded, but a
+process computes at the low priority that loads have, which is the least that anything that takes a core does to others.
+Needs Linux, `h2load` (Debian's nghttp2-client) and
 TensorFlow, which writes the models.
 """
 
@@ -33,6 +35,7 @@ PERCENTILES = (50.0, 99.0, 99.9)
 SETTLE_S = 3.0
 READY_WITHIN_S = 300.0
 MEMORY_SWAPS = 50
+LOAD_NICE = 10
 POLL_S = 0.05
 """Between two questions for the states of versions."""
 
@@ -80,6 +83,7 @@ class Outcome:
     before: Felt
     during: Felt
     after: Felt
+    beside: Felt
     loading_s: float
     """Median time from the appearance of a version to the end of the old one."""
     empty_mb: float
@@ -127,12 +131,16 @@ def measure(scratch: Path, megabytes: int, swaps: int, rate: int, memory_swaps: 
             start = time.time()
             watch(4 * SETTLE_S)
             before = Window(start, time.time())
-            during, after = [], []
+            during, after, beside = [], [], []
             for _ in range(swaps):
                 during.append(put(source, base, next(versions)))
                 memory.append(resident(pid))
                 watch(SETTLE_S)
                 after.append(Window(during[-1].end, time.time()))
+                with computing():
+                    begin = time.time()
+                    watch(SETTLE_S)
+                    beside.append(Window(begin, time.time()))
         latencies = read(log)
         for _ in range(memory_swaps - swaps):
             put(source, base, next(versions))
@@ -143,6 +151,7 @@ def measure(scratch: Path, megabytes: int, swaps: int, rate: int, memory_swaps: 
         felt(latencies, [before]),
         felt(latencies, during),
         felt(latencies, after),
+        felt(latencies, beside),
         spans[len(spans) // 2],
         empty_mb,
         tuple(memory),
@@ -207,6 +216,17 @@ def clients(scratch: Path, rate: int) -> Iterator[Path]:
     finally:
         process.terminate()
         process.wait()
+
+
+@contextlib.contextmanager
+def computing() -> Iterator[None]:
+    """A process that keeps one core busy, with the priority of a load."""
+    command = ["nice", "-n", str(LOAD_NICE), sys.executable, "-c", "while True: pass"]
+    with subprocess.Popen(command) as process:
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def put(source: Path, base: Path, version: int) -> Window:
@@ -279,8 +299,13 @@ def report(outcomes: Sequence[Outcome], rate: int) -> None:
         "|---|---|---|---|---|---|---|---|",
     ]
     for outcome in outcomes:
-        for when in ("before", "during", "after"):
-            seen: Felt = getattr(outcome, when)
+        rows = {
+            "before": outcome.before,
+            "during": outcome.during,
+            "after": outcome.after,
+            "beside a loop": outcome.beside,
+        }
+        for when, seen in rows.items():
             cells = " | ".join(f"{value:,.0f} µs" for value in (*seen.percentiles_us, seen.worst_us))
             ratio = seen.percentiles_us[1] / outcome.before.percentiles_us[1]
             lines.append(f"| {outcome.megabytes:,} MB | {when} | {seen.requests:,} | {cells} | {ratio:.2f} |")

@@ -265,6 +265,9 @@ def decode_message(message: str, data: bytes) -> str:
     `ValueError` if the bytes do not parse.
     """
 
+def release_memory() -> None:
+    """Gives memory that is free, and that the allocator would keep, back to the system."""
+
 def read_saved_model(path: str) -> str:
     """What the SavedModel in the folder `path` offers, as JSON, without TensorFlow.
 

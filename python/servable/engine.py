@@ -15,6 +15,7 @@ from servable._engine import (
     log_panics,
     make_records,
     read_saved_model,
+    release_memory,
     write_records,
 )
 
@@ -33,5 +34,6 @@ __all__ = [
     "log_panics",
     "make_records",
     "read_saved_model",
+    "release_memory",
     "write_records",
 ]

@@ -142,6 +142,9 @@ def _serve(config: Config, stopping: _Stopping, on_ready: Callable[[Ports], None
         mender = Mender(lambda: manager.failed, stores.stamp, manager.retry)
         looks = (source.scan, mender.look)
         _start_thread("scan", functools.partial(_keep_looking, looks, config.models.scan_period_s, stopping.event))
+    if config.loading.release_period_s:
+        release = functools.partial(_keep_releasing, config.loading.release_period_s, stopping.event)
+        _start_thread("memory", release)
     # From here on, so that the list of the start is the first one.
     profiling = Profiling(functools.partial(open_profiler, find_package), engine, stopping.event)
     find = find_handler(reloader, lambda: manager.routes, manager.ask_for, server, engine, profiling)
@@ -266,6 +269,12 @@ def _keep_looking(looks: Sequence[Callable[[], None]], period_s: float, stopped:
                 look()
             except Exception:
                 log.exception("Looking for versions failed; the next look is in %s s", period_s)
+
+
+def _keep_releasing(period_s: float, stopped: threading.Event) -> None:
+    """Give free memory back once per period until `stopped`: the allocator keeps for each thread what it once needed."""
+    while not stopped.wait(period_s):
+        engine.release_memory()
 
 
 def _has_started(started: Started, timeout_s: float | None, stopping: _Stopping) -> bool:

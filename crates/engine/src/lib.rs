@@ -21,7 +21,7 @@ mod _engine {
     #[pymodule_export]
     use super::records::{RecordReader, describe_record, frame_records, make_records, write_records};
     #[pymodule_export]
-    use super::runtime::{Runtime, Servable};
+    use super::runtime::{Runtime, Servable, release_memory};
     #[pymodule_export]
     use super::server::{ControlCall, Server, log_panics};
 

@@ -147,6 +147,12 @@ fn close_quietly(servable: CoreServable) {
     });
 }
 
+/// Not at low priority: whoever allocates meanwhile may have to wait for it.
+#[pyfunction]
+pub(crate) fn release_memory(python: Python<'_>) {
+    python.detach(release_free_memory);
+}
+
 /// A thread that may not be slowed down loads at full speed: noisier, but right.
 fn lower_priority() {
     #[cfg(target_os = "linux")]

@@ -364,6 +364,16 @@ def _models() -> tuple[Option, ...]:
             "Refuse to load a version that takes more than the free memory of the machine or the container.",
         ),
         Option(
+            "memory_release_seconds",
+            Kind.FLOAT,
+            60.0,
+            group,
+            "How often to give memory that requests have freed back to the system; 0 for only when versions are unloaded.",
+            unit="s",
+            at_least=0,
+            at_most=1_000_000,
+        ),
+        Option(
             "servable_versions_always_present",
             Kind.BOOL,
             False,

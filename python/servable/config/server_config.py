@@ -116,6 +116,8 @@ class LoadingOptions:
     memory_limit_bytes: int | None
     """Most memory that all versions may take together, as estimated."""
     check_available_memory: bool
+    release_period_s: float | None
+    """How often to give memory that requests have freed back to the system; `None` for only after an unload."""
     op_libraries: tuple[str, ...]
 
 
@@ -233,6 +235,7 @@ def config_from(
             lazy=values["lazy_loading"],
             memory_limit_bytes=values["total_model_memory_limit_bytes"] or None,
             check_available_memory=values["check_available_memory"],
+            release_period_s=values["memory_release_seconds"] or None,
             op_libraries=values["custom_op_library"],
         ),
         session=SessionOptions(
