@@ -23,6 +23,7 @@ __all__ = [
     "log_panics",
     "make_records",
     "read_saved_model",
+    "release_memory",
     "write_records",
 ]
 

@@ -272,7 +272,7 @@ def _keep_looking(looks: Sequence[Callable[[], None]], period_s: float, stopped:
 
 
 def _keep_releasing(period_s: float, stopped: threading.Event) -> None:
-    """Give free memory back once per period until `stopped`: the allocator keeps for each thread what it once needed."""
+    """Give free memory back once per period until `stopped`: the allocator keeps what threads have needed once."""
     while not stopped.wait(period_s):
         engine.release_memory()
 

@@ -368,7 +368,7 @@ def _models() -> tuple[Option, ...]:
             Kind.FLOAT,
             60.0,
             group,
-            "How often to give memory that requests have freed back to the system; 0 for only when versions are unloaded.",
+            "How often to give memory that requests have freed back to the system; 0: only after an unload.",
             unit="s",
             at_least=0,
             at_most=1_000_000,
