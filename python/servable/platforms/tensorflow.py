@@ -17,7 +17,14 @@ from servable.config.codec import Codec
 from servable.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, ServableError, reading
 from servable.platforms.base import PlatformSettings
 from servable.platforms.ops import OpPackage, missing_op, package_of
-from servable.storage.saved_model import SAVED_MODEL_FILES, VARIABLES_INDEX, has_saved_model, lacks_variables
+from servable.storage.saved_model import (
+    SAVED_MODEL_FILES,
+    VARIABLES_INDEX,
+    has_saved_model,
+    has_variables,
+    lacks_variables,
+    saves_variables,
+)
 from servable.types import BatchingSpec, SessionSpec
 from servable.warmup.replay import WarmUp
 
@@ -132,6 +139,7 @@ class TensorFlowPlatform:
                 extra={"model": name, "version": version},
             )
         session = self._session(name, version, path)
+        had_variables = has_variables(path)
         registered: set[str] = set()
         while True:
             try:
@@ -145,6 +153,9 @@ class TensorFlowPlatform:
                 self._register(runtime, op, error.message)
                 registered.add(op)
         try:
+            # The graph of a version that is copied in place may have come meanwhile, and before its variables.
+            if not (had_variables and has_variables(path)) and saves_variables(path):
+                raise NotFoundError(f"{path} had no {VARIABLES_INDEX} when it was loaded, but its graph has variables")
             self._warm_up(servable, path, batched.allowed_batch_sizes if batched else ())
         except BaseException:
             servable.unload(None)

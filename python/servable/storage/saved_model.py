@@ -7,7 +7,15 @@ import re
 from collections.abc import Collection, Iterator
 from typing import BinaryIO
 
-__all__ = ["SAVED_MODEL_FILES", "VARIABLES_INDEX", "has_saved_model", "lacks_variables", "missing_part"]
+__all__ = [
+    "SAVED_MODEL_FILES",
+    "VARIABLES_INDEX",
+    "has_saved_model",
+    "has_variables",
+    "lacks_variables",
+    "missing_part",
+    "saves_variables",
+]
 
 SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
 """A SavedModel has one of these."""
@@ -42,20 +50,27 @@ def missing_part(names: Collection[str]) -> str | None:
     return "variables/variables.data-*" if has_index else VARIABLES_INDEX
 
 
-def lacks_variables(folder: str) -> bool:
-    """Whether the graph in `folder` has variables that were saved, but their values are not there.
+def has_variables(folder: str) -> bool:
+    """Whether the values of variables are in `folder`, as far as TensorFlow looks."""
+    return os.path.exists(os.path.join(folder, VARIABLES_INDEX))
 
-    TensorFlow loads such a folder without complaint, and then fails with every request. What cannot be read is for
-    TensorFlow to complain of.
-    """
-    if os.path.exists(os.path.join(folder, VARIABLES_INDEX)):
-        return False
+
+def saves_variables(folder: str) -> bool:
+    """Whether the graph in `folder` has variables that were saved; false if it cannot be read."""
     try:
         with open(os.path.join(folder, SAVED_MODEL_FILES[0]), "rb") as file:
             fields = _fields(file, os.fstat(file.fileno()).st_size)
             return any(number == META_GRAPHS and _has_saved_variables(file, end) for number, end in fields)
     except (OSError, ValueError):
         return False
+
+
+def lacks_variables(folder: str) -> bool:
+    """Whether the graph in `folder` has variables that were saved, but their values are not there.
+
+    TensorFlow loads such a folder without complaint, and then fails with every request.
+    """
+    return not has_variables(folder) and saves_variables(folder)
 
 
 def _has_saved_variables(file: BinaryIO, end: int) -> bool:

@@ -153,6 +153,34 @@ def test_a_graph_whose_variables_are_missing_is_not_loaded(folder: Path, tmp_pat
         world.platform.loader("m", 1, str(model))
 
 
+@pytest.mark.parametrize("come_too", [False, True])
+def test_a_version_whose_graph_came_while_it_was_loaded_needs_variables_from_before(
+    folder: Path, come_too: bool
+) -> None:
+    """As TensorFlow may have seen it: a whole graph, and nothing to restore."""
+    events: list[str] = []
+    world = World(folder)
+    model = folder / "copied/1"
+    shutil.copytree(MODELS / "counter/1", model)
+    (model / "variables").rename(folder / "variables")
+    whole = (model / "saved_model.pb").read_bytes()
+    (model / "saved_model.pb").write_bytes(whole[: len(whole) // 2])
+
+    def load() -> Servable:
+        (model / "saved_model.pb").write_bytes(whole)
+        if come_too and not (model / "variables").exists():
+            (folder / "variables").rename(model / "variables")
+        return cast("Servable", FakeServable("m", 1, events))
+
+    world.runtime.load = lambda *arguments: load()  # type: ignore[method-assign]
+    with pytest.raises(NotFoundError, match=r"/1 had no variables/variables\.index when it was loaded"):
+        world.load(model)
+    assert events == ["unload m/1"]
+    assert world.warmed_up == []
+    if come_too:
+        assert world.load(model)
+
+
 def test_a_version_is_warmed_up_before_it_is_handed_over(folder: Path) -> None:
     world = World(folder)
     assert world.warmed_up == []
