@@ -140,10 +140,14 @@ def at_half(client: Client, rounds: int, seconds: float, scratch: Path) -> list[
     client.body.write_bytes(body)
     load = Load(PREDICT, body, CONNECTIONS, 8, 20_000, ANSWER_BYTES)
     halves = []
-    with contextlib.ExitStack() as stack:
-        own = stack.enter_context(serving("servable", OWN, {"half_plus_two": MODELS / "half_plus_two"}, scratch))
-        servers = [own, stack.enter_context(echo(scratch))]
-        for place, (server_cores, client_cores) in PLACES.items():
+    for place, (server_cores, client_cores) in PLACES.items():
+        with contextlib.ExitStack() as stack:
+            # Started where it runs, as in a container with so many cores: it has a network thread for each.
+            program = ("taskset", "-c", server_cores, *OWN)
+            own = stack.enter_context(
+                serving("servable", program, {"half_plus_two": MODELS / "half_plus_two"}, scratch)
+            )
+            servers = [own, stack.enter_context(echo(scratch))]
             for server in servers:
                 pin(server.pid, server_cores)
             greatest = statistics.median(
